@@ -1,0 +1,1 @@
+"""RocketMQ without the JVM."""

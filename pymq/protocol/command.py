@@ -1,0 +1,283 @@
+"""The remoting command: one request or answer, in any of the header serialisations (wire.md §1).
+
+JSON (0) and ROCKETMQ binary (1) are Apache's. MSGPACK (100) is spoken only between pymq peers that agreed
+on it on this connection (ARCHITECTURE.md, "msgpack between pymq peers").
+"""
+
+from __future__ import annotations
+
+import enum
+from struct import Struct
+from struct import error as StructError
+from typing import Any
+
+import msgpack
+import msgspec
+
+from pymq.errors import HeaderError, ProtocolError
+from pymq.protocol.codes import VERSION, LanguageCode
+from pymq.protocol.framing import frame_head
+from pymq.protocol.header import H, Header, from_fields, from_json, from_native, to_native, to_text
+
+FLAG_RESPONSE = 1
+FLAG_ONEWAY = 2
+
+AGREE_MSGPACK = ("pymqSerialize", "MSGPACK")
+"""The ext field by which a pymq client offers, and a pymq server accepts, headers of type 100."""
+
+
+class Serialization(enum.IntEnum):
+    """Header serialisation types: the top byte of a frame's header word."""
+
+    JSON = 0
+    ROCKETMQ = 1
+    MSGPACK = 100
+
+
+BINARY_HEAD = Struct(">hBhiii")
+"""code (2), language (1), version (2), opaque (4), flag (4), remark length (4): wire.md §1.2."""
+
+_INT = Struct(">i")
+_KEY_LENGTH = Struct(">h")
+
+_NO_FIELDS = msgspec.Raw(b"{}")
+
+
+class Command(msgspec.Struct):
+    """One request or answer as it came.
+
+    `fields` are the header fields: raw JSON, or a dict; read them typed with `read`.
+    """
+
+    code: int
+    flag: int
+    opaque: int
+    version: int
+    language: str
+    remark: str | None
+    fields: msgspec.Raw | dict[str, Any] | bytes
+    body: bytes
+    serialization: int
+
+    @property
+    def is_response(self) -> bool:
+        """Whether this answers a request of ours."""
+        return bool(self.flag & FLAG_RESPONSE)
+
+    @property
+    def is_oneway(self) -> bool:
+        """Whether the sender wants no answer."""
+        return bool(self.flag & FLAG_ONEWAY)
+
+    def read(self, cls: type[H]) -> H:
+        """The header fields as `cls`. Raises HeaderError, which names the field."""
+        fields = self.fields
+        if type(fields) is dict:
+            if self.serialization == Serialization.MSGPACK:
+                return from_native(cls, fields)
+            return from_fields(cls, fields)
+        return from_json(cls, fields)  # type: ignore[arg-type]
+
+    def field(self, name: str) -> str | None:
+        """One header field as text, or None. For the few that go with any request."""
+        fields: Any = self.fields
+        if type(fields) is not dict:
+            try:
+                fields = msgspec.json.decode(fields, type=dict[str, Any])
+            except msgspec.DecodeError:
+                return None
+        value = fields.get(name)
+        return None if value is None else str(value)
+
+
+class _JsonHeader(msgspec.Struct):
+    code: int = 0
+    extFields: msgspec.Raw = _NO_FIELDS
+    flag: int = 0
+    language: str | int | None = "JAVA"
+    opaque: int = 0
+    remark: str | None = None
+    version: int = 0
+
+
+_json_decoder = msgspec.json.Decoder(_JsonHeader, strict=False)
+_json_encode = msgspec.json.Encoder().encode
+
+
+def decode(kind: int, header: bytes, body: bytes) -> Command:
+    """Read one frame's header. Raises ProtocolError when it cannot be read at all (wire.md §2)."""
+    if kind == 0:
+        try:
+            h = _json_decoder.decode(header)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise ProtocolError(f"JSON header: {error}") from None
+        language = h.language if type(h.language) is str else "OTHER"
+        return Command(h.code, h.flag, h.opaque, h.version, language, h.remark, h.extFields, body, 0)
+    if kind == 1:
+        return _decode_binary(header, body)
+    if kind == 100:
+        return _decode_msgpack(header, body)
+    raise ProtocolError(f"unknown header serialisation type {kind}")
+
+
+def _decode_binary(header: bytes, body: bytes) -> Command:
+    try:
+        code, language, version, opaque, flag, size = BINARY_HEAD.unpack_from(header)
+        at = BINARY_HEAD.size
+        remark = _take(header, at, size).decode() if size > 0 else None
+        at += max(size, 0)
+        (size,) = _INT.unpack_from(header, at)
+        fields = _decode_map(_take(header, at + 4, size)) if size > 0 else {}
+    except (StructError, UnicodeDecodeError) as error:
+        raise ProtocolError(f"binary header: {error}") from None
+    name = LanguageCode(language).name if language < len(LanguageCode) else "OTHER"
+    return Command(code, flag, opaque, version, name, remark, fields, body, 1)
+
+
+def _take(data: bytes, at: int, size: int) -> bytes:
+    if size < 0 or at + size > len(data):
+        raise ProtocolError(f"binary header: {size} bytes announced, {len(data) - at} there")
+    return data[at : at + size]
+
+
+def _decode_map(block: bytes) -> dict[str, Any]:
+    fields: dict[str, Any] = {}
+    at = 0
+    while at < len(block):
+        (size,) = _KEY_LENGTH.unpack_from(block, at)
+        key = _take(block, at + 2, size).decode()
+        at += 2 + size
+        (size,) = _INT.unpack_from(block, at)
+        fields[key] = _take(block, at + 4, size).decode()
+        at += 4 + size
+    return fields
+
+
+def _decode_msgpack(header: bytes, body: bytes) -> Command:
+    try:
+        h = msgpack.unpackb(header)
+        fields = h.get("extFields") or {}
+        command = msgspec.convert(
+            {
+                "code": h["code"],
+                "flag": h.get("flag", 0),
+                "opaque": h["opaque"],
+                "version": h.get("version", 0),
+                "language": h.get("language", "PYTHON"),
+                "remark": h.get("remark"),
+                "fields": {},
+                "body": b"",
+                "serialization": 100,
+            },
+            Command,
+        )
+        if not isinstance(fields, dict) or not all(isinstance(key, str) for key in fields):
+            raise ProtocolError("msgpack header: extFields is not a map of names")
+    except (ValueError, TypeError, KeyError, AttributeError, msgpack.UnpackException) as error:
+        raise ProtocolError(f"msgpack header: {error!r}") from None
+    command.fields = fields
+    command.body = body
+    return command
+
+
+def encode(
+    code: int,
+    flag: int,
+    opaque: int,
+    *,
+    header: Header | None = None,
+    remark: str | None = None,
+    body_length: int = 0,
+    serialization: int = 0,
+    extra: dict[str, str] | None = None,
+) -> bytes:
+    """A whole frame but for its body, whose bytes follow as they are.
+
+    `extra` are header fields beyond the class's own (what goes with any request). A header of None leaves
+    `extFields` out, as Apache does for requests without a header class. Raises ProtocolError when the
+    code or the header does not fit the serialisation.
+    """
+    if serialization == 0:
+        return frame_head(0, _encode_json(code, flag, opaque, header, remark, extra), body_length)
+    if serialization == 1:
+        return frame_head(1, _encode_binary(code, flag, opaque, header, remark, extra), body_length)
+    if serialization == 100:
+        return frame_head(100, _encode_msgpack(code, flag, opaque, header, remark, extra), body_length)
+    raise ProtocolError(f"unknown header serialisation type {serialization}")
+
+
+def _encode_json(
+    code: int,
+    flag: int,
+    opaque: int,
+    header: Header | None,
+    remark: str | None,
+    extra: dict[str, str] | None,
+) -> bytes:
+    # Keys in alphabetical order and compact, as fastjson writes them (wire.md §1.1).
+    if extra:
+        text = to_text(header) if header is not None else {}
+        fields = f'"extFields":{_json_encode({**text, **extra}).decode()},'
+    elif header is not None:
+        fields = f'"extFields":{header.to_json()},'
+    else:
+        fields = ""
+    remark_text = "" if remark is None else f'"remark":{_json_encode(remark).decode()},'
+    return (
+        f'{{"code":{code},{fields}"flag":{flag},"language":"PYTHON","opaque":{opaque},{remark_text}'
+        f'"serializeTypeCurrentRPC":"JSON","version":{VERSION}}}'
+    ).encode()
+
+
+def _encode_binary(
+    code: int,
+    flag: int,
+    opaque: int,
+    header: Header | None,
+    remark: str | None,
+    extra: dict[str, str] | None,
+) -> bytes:
+    text = to_text(header) if header is not None else {}
+    if extra:
+        text.update(extra)
+    parts = []
+    for key, value in text.items():
+        key_bytes, value_bytes = key.encode(), value.encode()
+        parts += [_KEY_LENGTH.pack(len(key_bytes)), key_bytes, _INT.pack(len(value_bytes)), value_bytes]
+    block = b"".join(parts)
+    remark_bytes = remark.encode() if remark else b""
+    try:
+        head = BINARY_HEAD.pack(code, LanguageCode.PYTHON, VERSION, opaque, flag, len(remark_bytes))
+    except StructError as error:
+        raise ProtocolError(f"code {code} in a binary header: {error}") from None
+    return b"".join((head, remark_bytes, _INT.pack(len(block)), block))
+
+
+def _encode_msgpack(
+    code: int,
+    flag: int,
+    opaque: int,
+    header: Header | None,
+    remark: str | None,
+    extra: dict[str, str] | None,
+) -> bytes:
+    fields = to_native(header) if header is not None else {}
+    if extra:
+        fields.update(extra)
+    packed = {"code": int(code), "flag": flag, "opaque": opaque, "version": VERSION, "extFields": fields}
+    if remark is not None:
+        packed["remark"] = remark
+    result: bytes = msgpack.packb(packed)
+    return result
+
+
+__all__ = [
+    "AGREE_MSGPACK",
+    "FLAG_ONEWAY",
+    "FLAG_RESPONSE",
+    "Command",
+    "HeaderError",
+    "Serialization",
+    "decode",
+    "encode",
+]

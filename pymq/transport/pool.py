@@ -1,0 +1,179 @@
+"""Connections by address, and the one generic call."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Collection
+
+import msgspec
+
+from pymq.errors import ConnectFailed, ResponseError, TransportError
+from pymq.network import Network, split_address
+from pymq.protocol.command import Command
+from pymq.protocol.header import H, Header
+from pymq.transport.connection import Connection
+from pymq.transport.dispatch import DispatchTable
+
+log = logging.getLogger("pymq.transport")
+
+CONNECT_TIMEOUT_S = 3.0
+"""wire.md §1.5."""
+
+SUCCESS = (0,)
+
+
+class Reply(msgspec.Struct):
+    """A peer's answer. `address` is who gave it."""
+
+    command: Command
+    address: str
+
+    @property
+    def code(self) -> int:
+        """The response code (wire.md §3)."""
+        return self.command.code
+
+    @property
+    def remark(self) -> str:
+        """The peer's explanation, may be empty."""
+        return self.command.remark or ""
+
+    @property
+    def body(self) -> bytes:
+        """The answer's body."""
+        return self.command.body
+
+    def read(self, cls: type[H]) -> H:
+        """The answer's header fields as `cls`. Raises HeaderError."""
+        return self.command.read(cls)
+
+
+class Pool:
+    """One connection for each address, opened when it is first needed and again after it was lost.
+
+    `table` serves the requests that peers send over these connections (a broker tells its clients things).
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        table: DispatchTable,
+        *,
+        connect_timeout_s: float = CONNECT_TIMEOUT_S,
+        offer_msgpack: bool = False,
+        on_close: Callable[[Connection], None] | None = None,
+    ) -> None:
+        self._network = network
+        self._table = table
+        self._connect_timeout_s = connect_timeout_s
+        self._offer_msgpack = offer_msgpack
+        self._on_close = on_close
+        self._open: dict[str, Connection] = {}
+        self._opening: dict[str, asyncio.Task[Connection]] = {}
+        self._closed = False
+
+    def connected(self, address: str) -> Connection | None:
+        """The open connection to `address`, if there is one."""
+        return self._open.get(address)
+
+    async def connection(self, address: str) -> Connection:
+        """The connection to `address`, opened if need be; those who ask at once share one attempt.
+
+        Raises ConnectFailed.
+        """
+        connection = self._open.get(address)
+        if connection is not None:
+            return connection
+        if self._closed:
+            raise ConnectFailed(address, f"not connecting to {address}: the client is closed")
+        opening = self._opening.get(address)
+        if opening is None:
+            opening = asyncio.ensure_future(self._connect(address))
+            self._opening[address] = opening
+            opening.add_done_callback(lambda task: self._opened(address, task))
+        return await asyncio.shield(opening)
+
+    async def _connect(self, address: str) -> Connection:
+        try:
+            host, port = split_address(address)
+        except ValueError as error:
+            raise ConnectFailed(address, str(error)) from None
+
+        def make() -> Connection:
+            return Connection(self._table, offer_msgpack=self._offer_msgpack, on_close=self._lost)
+
+        connection = await self._network.connect(host, port, make, self._connect_timeout_s)
+        assert isinstance(connection, Connection)
+        connection.address = address
+        self._open[address] = connection
+        return connection
+
+    def _opened(self, address: str, task: asyncio.Task[Connection]) -> None:
+        self._opening.pop(address, None)
+        if not task.cancelled():
+            task.exception()  # seen here, so that a waiter that left does not make asyncio complain
+
+    def _lost(self, connection: Connection) -> None:
+        if self._open.get(connection.address) is connection:
+            del self._open[connection.address]
+        if self._on_close is not None:
+            self._on_close(connection)
+
+    async def call(
+        self,
+        address: str,
+        header: Header,
+        body: bytes = b"",
+        *,
+        timeout_s: float = 3.0,
+        accept: Collection[int] = SUCCESS,
+    ) -> Reply:
+        """Ask `address` and wait for the answer; connecting counts against `timeout_s` too.
+
+        Raises ResponseError when the answer's code is not in `accept`; ConnectFailed, ConnectionLost or
+        CallTimeout when no answer came.
+        """
+        connection = self._open.get(address)
+        if connection is None:
+            loop = asyncio.get_running_loop()
+            started = loop.time()
+            try:
+                async with asyncio.timeout(timeout_s):
+                    connection = await self.connection(address)
+            except TimeoutError:
+                raise ConnectFailed(
+                    address, f"connecting to {address} took longer than {timeout_s:g} s"
+                ) from None
+            timeout_s = max(0.001, timeout_s - (loop.time() - started))
+        command = await connection.call(header, body, timeout_s=timeout_s)
+        if command.code not in accept:
+            raise ResponseError(command.code, command.remark or "", address)
+        return Reply(command, address)
+
+    async def oneway(self, address: str, header: Header, body: bytes = b"") -> None:
+        """Tell `address` something. Raises ConnectFailed or ConnectionLost; later losses are silent."""
+        (await self.connection(address)).oneway(header, body)
+
+    def drop(self, address: str) -> None:
+        """Close the connection to `address`, if there is one."""
+        connection = self._open.get(address)
+        if connection is not None:
+            connection.close()
+
+    async def close(self) -> None:
+        """Close all connections; waiting calls end with ConnectionLost."""
+        self._closed = True
+        for task in list(self._opening.values()):
+            task.cancel()
+        for connection in list(self._open.values()):
+            connection.close()
+        for _ in range(100):
+            if not self._open:
+                return
+            await asyncio.sleep(0.005)
+        for connection in list(self._open.values()):
+            connection.abort()
+
+
+__all__ = ["Pool", "Reply", "TransportError"]

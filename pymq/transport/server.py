@@ -1,0 +1,104 @@
+"""Listening ports that serve a dispatch table, and the sweep that closes idle connections."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from pymq.network import Listener, Network
+from pymq.protocol.framing import FRAME_MAX_LENGTH
+from pymq.transport.connection import Connection
+from pymq.transport.dispatch import DispatchTable
+
+log = logging.getLogger("pymq.transport")
+
+IDLE_TIMEOUT_S = 120.0
+"""A connection without any read or write for this long is closed (wire.md §1.5)."""
+
+SWEEPS = 12
+
+
+class Server:
+    """Serves connections on any number of ports, all with one table each.
+
+    `on_close` hears of every connection that ends.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        *,
+        on_close: Callable[[Connection], None] | None = None,
+        idle_timeout_s: float = IDLE_TIMEOUT_S,
+        frame_max_length: int = FRAME_MAX_LENGTH,
+    ) -> None:
+        self._network = network
+        self._on_close = on_close
+        self._sweep_s = idle_timeout_s / SWEEPS
+        self._frame_max_length = frame_max_length
+        self._listeners: list[Listener] = []
+        self._idle: dict[Connection, int] = {}
+        self._sweeper: asyncio.TimerHandle | None = None
+
+    @property
+    def connections(self) -> list[Connection]:
+        """The connections that are open."""
+        return list(self._idle)
+
+    async def listen(self, host: str, port: int, table: DispatchTable) -> int:
+        """Serve `table` on `host:port` (0 picks a port); gives the port. Raises PortInUse."""
+
+        def accept() -> Connection:
+            return Connection(
+                table,
+                frame_max_length=self._frame_max_length,
+                is_server=True,
+                on_open=self._opened,
+                on_close=self._closed,
+            )
+
+        listener = await self._network.listen(host, port, accept)
+        self._listeners.append(listener)
+        if self._sweeper is None:
+            self._schedule_sweep()
+        return listener.port
+
+    def _opened(self, connection: Connection) -> None:
+        self._idle[connection] = 0
+
+    def _closed(self, connection: Connection) -> None:
+        self._idle.pop(connection, None)
+        if self._on_close is not None:
+            self._on_close(connection)
+
+    def _schedule_sweep(self) -> None:
+        self._sweeper = asyncio.get_running_loop().call_later(self._sweep_s, self._sweep)
+
+    def _sweep(self) -> None:
+        for connection, idle in list(self._idle.items()):
+            if connection.active:
+                connection.active = False
+                self._idle[connection] = 0
+            elif idle + 1 >= SWEEPS:
+                log.info("%s: idle for %g s; connection closed", connection.address, self._sweep_s * SWEEPS)
+                connection.close()
+            else:
+                self._idle[connection] = idle + 1
+        self._schedule_sweep()
+
+    async def close(self) -> None:
+        """Stop listening and close all connections."""
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        for listener in self._listeners:
+            listener.close()
+        for connection in list(self._idle):
+            connection.close()
+        for _ in range(50):
+            if not self._idle:
+                return
+            await asyncio.sleep(0.01)
+        for connection in list(self._idle):
+            connection.abort()
+        await asyncio.sleep(0)

@@ -1,0 +1,126 @@
+package interop;
+
+import com.alibaba.fastjson.JSONArray;
+import com.alibaba.fastjson.JSONObject;
+import java.util.ArrayList;
+import java.util.List;
+import java.util.Map;
+import java.util.TreeMap;
+import org.apache.rocketmq.client.consumer.DefaultMQPushConsumer;
+import org.apache.rocketmq.client.consumer.listener.ConsumeConcurrentlyContext;
+import org.apache.rocketmq.client.consumer.listener.ConsumeConcurrentlyStatus;
+import org.apache.rocketmq.client.consumer.listener.MessageListenerConcurrently;
+import org.apache.rocketmq.common.consumer.ConsumeFromWhere;
+import org.apache.rocketmq.common.message.MessageExt;
+import org.apache.rocketmq.common.message.MessageQueue;
+import org.apache.rocketmq.common.protocol.heartbeat.MessageModel;
+
+/** Push consumers: "start_consumer", "start_tutorial_consumer", "received", "assigned". */
+final class Consumers {
+    private final Driver driver;
+
+    Consumers(Driver driver) {
+        this.driver = driver;
+        driver.on("start_consumer", this::start);
+        driver.on("start_tutorial_consumer", this::startTutorial);
+        driver.on("received", this::received);
+        driver.on("assigned", this::assigned);
+    }
+
+    /** A push consumer and all that its listener was given so far. */
+    static final class Consumer implements Driver.Running, MessageListenerConcurrently {
+        final DefaultMQPushConsumer client;
+        final List<JSONObject> received = new ArrayList<>();
+        /** Below this count of earlier deliveries the listener answers "later". */
+        final int laterUntil;
+
+        Consumer(DefaultMQPushConsumer client, int laterUntil) {
+            this.client = client;
+            this.laterUntil = laterUntil;
+        }
+
+        @Override
+        public ConsumeConcurrentlyStatus consumeMessage(List<MessageExt> messages, ConsumeConcurrentlyContext context) {
+            boolean later = false;
+            synchronized (received) {
+                for (MessageExt message : messages) {
+                    received.add(Messages.json(message, context.getMessageQueue().getBrokerName()));
+                    later |= message.getReconsumeTimes() < laterUntil;
+                }
+                received.notifyAll();
+            }
+            return later ? ConsumeConcurrentlyStatus.RECONSUME_LATER : ConsumeConcurrentlyStatus.CONSUME_SUCCESS;
+        }
+
+        @Override
+        public void stop() {
+            client.shutdown();
+        }
+    }
+
+    private Object start(JSONObject ask) throws Exception {
+        DefaultMQPushConsumer client = new DefaultMQPushConsumer(ask.getString("group"));
+        client.setNamesrvAddr(ask.getString("namesrv"));
+        client.setInstanceName(driver.instanceName());
+        if (ask.containsKey("from")) {
+            client.setConsumeFromWhere(ConsumeFromWhere.valueOf("CONSUME_FROM_" + ask.getString("from")));
+        }
+        if (ask.containsKey("timestamp")) {
+            client.setConsumeTimestamp(ask.getString("timestamp"));
+        }
+        if (ask.getBooleanValue("broadcast")) {
+            client.setMessageModel(MessageModel.BROADCASTING);
+        }
+        if (ask.containsKey("batch")) {
+            client.setConsumeMessageBatchMaxSize(ask.getIntValue("batch"));
+        }
+        client.setConsumeThreadMin(4);
+        client.setConsumeThreadMax(4);
+        client.setPollNameServerInterval(1000);
+        client.setHeartbeatBrokerInterval(1000);
+        client.setPersistConsumerOffsetInterval(1000);
+        String filter = ask.containsKey("filter") ? ask.getString("filter") : "*";
+        client.subscribe(ask.getString("topic"), filter);
+        Consumer consumer = new Consumer(client, ask.getIntValue("later_until"));
+        client.registerMessageListener(consumer);
+        client.start();
+        driver.started(ask.getString("name"), consumer);
+        return client.buildMQClientId();
+    }
+
+    private Object startTutorial(JSONObject ask) throws Exception {
+        Consumer consumer = Tutorial.consume(ask.getString("namesrv"), ask.getIntValue("later_until"));
+        driver.started(ask.getString("name"), consumer);
+        return consumer.client.buildMQClientId();
+    }
+
+    /** All that came so far, once that is "count" messages or "wait_ms" are over. */
+    private Object received(JSONObject ask) throws Exception {
+        List<JSONObject> received = driver.get(ask.getString("name"), Consumer.class).received;
+        long end = System.nanoTime() + ask.getLongValue("wait_ms") * 1_000_000;
+        synchronized (received) {
+            while (received.size() < ask.getIntValue("count")) {
+                long leftMs = (end - System.nanoTime()) / 1_000_000;
+                if (leftMs <= 0) {
+                    break;
+                }
+                received.wait(leftMs);
+            }
+            return new JSONArray(new ArrayList<>(received));
+        }
+    }
+
+    /** The queues that rebalancing gave to this consumer, sorted; its own retry topic's queues left out. */
+    @SuppressWarnings("deprecation")
+    private Object assigned(JSONObject ask) {
+        DefaultMQPushConsumer client = driver.get(ask.getString("name"), Consumer.class).client;
+        Map<MessageQueue, JSONObject> queues = new TreeMap<>();
+        for (MessageQueue queue
+            : client.getDefaultMQPushConsumerImpl().getRebalanceImpl().getProcessQueueTable().keySet()) {
+            if (!queue.getTopic().startsWith("%RETRY%")) {
+                queues.put(queue, Messages.json(queue));
+            }
+        }
+        return queues.values();
+    }
+}
