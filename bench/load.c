@@ -92,7 +92,7 @@ __attribute__((format(printf, 1, 2))) static void wrong(const char *format, ...)
     vsnprintf(first_error, sizeof first_error, format, args);
     va_end(args);
     for (char *c = first_error; *c; c++) /* it is printed inside a JSON string */
-        if (*c == '"' || *c == '\\' || (unsigned char)*c < ' ')
+        if (*c == '"' || *c == '\\' || *c < ' ' || *c > '~')
             *c = '\'';
 }
 
@@ -328,21 +328,21 @@ static void check_pull(struct slot *slot, const char *header, size_t length, con
     slot->offset = next + opt.batch <= last ? next : first;
 }
 
-static bool check(struct conn *conn, const char *frame, size_t size, int64_t now_ns, bool go_on)
+/* Judges one answer and, if it is to go on, asks again in its slot. */
+static void check(struct conn *conn, const char *frame, size_t size, int64_t now_ns, bool go_on)
 {
     uint32_t word = be32(frame + 4);
     size_t length = word & 0xffffff;
     const char *header = frame + 8;
     if (word >> 24 || length > size - 8) {
-        errno = 0;
         wrong("answer with header word %08x in %zu bytes", word, size);
-        return false;
+        return;
     }
     int64_t opaque = member(header, length, "\"opaque\":"), code = member(header, length, "\"code\":");
     struct slot *slot = slot_of(opaque, conn);
     if (!slot) {
         wrong("answer with opaque %lld, which nobody waits for", (long long)opaque);
-        return false;
+        return;
     }
     slot->opaque = -1;
     record_latency(now_ns - slot->sent_ns);
@@ -359,7 +359,6 @@ static bool check(struct conn *conn, const char *frame, size_t size, int64_t now
         ask(slot, now_ns);
     else
         busy--;
-    return true;
 }
 
 /* One read, all whole frames in it, then one write of what they made us ask. */

@@ -90,6 +90,13 @@ class Loaded(Generic[C]):
         """Say where `key` was set: `default`, `FILE:LINE`, `environment NAME` or `command line`."""
         return self.origins.get(key, "default")
 
+    def fill(self, key: str, text: str, origin: str) -> None:
+        """Give a key that nobody set, and whose default is empty, its real value (a host's name, say)."""
+        name = attribute(self.value, key)
+        if not getattr(self.value, name):
+            setattr(self.value, name, text)
+            self.origins[key] = origin
+
     def describe(self) -> str:
         """Give the effective configuration, one `key=value  # origin` a line (what `-p` prints)."""
         lines = [(f"{key}={text}", self.origin(key)) for key, text in settings(self.value)]
@@ -106,15 +113,18 @@ def home(*parts: str) -> str:
     return os.path.join(os.path.expanduser("~"), *parts)
 
 
+def absolute(path: str) -> str:
+    """Give a path that no longer depends on the folder the process works in."""
+    return os.path.abspath(path)
+
+
 def split_addresses(text: str) -> list[str]:
     """Split `host:port;host:port`, dropping blanks and repeats. Raises ValueError for what is none."""
     addresses = [part.strip() for part in text.split(";") if part.strip()]
     for address in addresses:
-        host, colon, port = address.rpartition(":")
-        if not (host and colon and port.isascii() and port.isdigit() and 0 <= int(port) <= 65_535):
+        match = re.fullmatch(r"[^\s,/]+:([0-9]{1,5})", address)
+        if match is None or not 0 < int(match[1]) < 65_536:
             raise ValueError(f"{address!r} is not host:port")
-        if re.search(r"\s", address):
-            raise ValueError(f"{address!r} holds a blank")
     return list(dict.fromkeys(addresses))
 
 
@@ -166,6 +176,11 @@ def settings(config: Config) -> Iterator[tuple[str, str]]:
     """Give each key and its value as the text that a conf file would hold."""
     for info in fields(config):
         yield info.encode_name, _text(getattr(config, info.name))
+
+
+def attribute(config: Config, key: str) -> str:
+    """Give the attribute that holds `key`. Raises KeyError."""
+    return {info.encode_name: info.name for info in fields(config)}[key]
 
 
 def properties_text(config: Config) -> str:

@@ -33,6 +33,10 @@ class HeaderError(PymqError):
     """A header field is missing or of the wrong type. The text names the field."""
 
 
+class BodyError(PymqError):
+    """A body cannot be read: the request is refused, the connection stays (wire.md §2). The text says where."""
+
+
 class ResponseError(PymqError):
     """The peer answered with a code that is not success: an honest no.
 
@@ -75,12 +79,14 @@ class PortInUse(PymqError):
     Attributes:
         host: the address that was to be bound.
         port: the port that is taken.
+        reason: what stands in the way.
     """
 
     def __init__(self, host: str, port: int, reason: str) -> None:
         super().__init__(f"cannot listen on {host}:{port}: {reason}")
         self.host = host
         self.port = port
+        self.reason = reason
 
 
 class StoreError(PymqError):

@@ -42,7 +42,7 @@ def parse_properties(text: str, source: str = "properties") -> list[Entry]:
 
 
 def escape(value: str) -> str:
-    """Give a value as a properties text holds it, in ASCII, so that Java and `parse_properties` read it back."""
+    """Give a value as a properties text holds it, in ASCII, for Java and `parse_properties`."""
     out = re.sub(r"[\\#]|^ | $", lambda match: "\\" + match[0], value)
     for char, plain in ESCAPES.items():
         out = out.replace(plain, f"\\{char}")

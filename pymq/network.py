@@ -7,34 +7,39 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import ipaddress
 import socket
 from collections.abc import Callable
 from typing import Protocol
 
 from pymq.errors import ConnectFailed, PortInUse
 
+_BACKLOG = 1024
+
 ProtocolFactory = Callable[[], asyncio.BaseProtocol]
 
 
 class Listener(Protocol):
-    """A port that is listened on."""
+    """A port that is taken. Connections wait at it until `serve` is called."""
 
     @property
     def port(self) -> int:
         """The port bound; the one picked, where 0 was asked for."""
         ...
 
+    async def serve(self, factory: ProtocolFactory) -> None:
+        """Accept connections, those that wait first."""
+        ...
+
     def close(self) -> None:
-        """Stop accepting. Connections that are open stay."""
+        """Give the port back. Connections that were accepted stay."""
         ...
 
 
 class Network(Protocol):
     """What a part needs of the network."""
 
-    async def listen(self, host: str, port: int, factory: ProtocolFactory) -> Listener:
-        """Accept connections on `host:port`. Raises PortInUse when the port cannot be bound."""
+    def listen(self, host: str, port: int) -> Listener:
+        """Take `host:port`; port 0 picks a free one. Raises PortInUse."""
         ...
 
     async def connect(
@@ -52,28 +57,47 @@ class Network(Protocol):
         ...
 
 
-class _AsyncioListener:
-    def __init__(self, server: asyncio.Server) -> None:
-        self._server = server
-        self.port: int = server.sockets[0].getsockname()[1]
+class _SocketListener:
+    def __init__(self, listening: socket.socket) -> None:
+        self._socket = listening
+        self._server: asyncio.Server | None = None
+        self.port: int = listening.getsockname()[1]
+
+    async def serve(self, factory: ProtocolFactory) -> None:
+        self._server = await asyncio.get_running_loop().create_server(
+            factory, sock=self._socket, backlog=_BACKLOG
+        )
 
     def close(self) -> None:
-        self._server.close()
+        if self._server is not None:
+            self._server.close()
+        else:
+            self._socket.close()
 
 
 class SystemNetwork:
     """The machine's network, through the running event loop."""
 
-    async def listen(self, host: str, port: int, factory: ProtocolFactory) -> Listener:
-        """Accept connections on `host:port`. Raises PortInUse when the port cannot be bound."""
-        loop = asyncio.get_running_loop()
+    def listen(self, host: str, port: int) -> Listener:
+        """Take `host:port`; port 0 picks a free one. Raises PortInUse."""
         try:
-            server = await loop.create_server(factory, host, port, backlog=1024, reuse_address=True)
+            family, kind, _, _, address = socket.getaddrinfo(
+                host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            )[0]
+            listening = socket.socket(family, kind)
         except OSError as error:
+            raise PortInUse(host, port, error.strerror or str(error)) from None
+        try:
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listening.setblocking(False)
+            listening.bind(address)
+            listening.listen(_BACKLOG)
+        except OSError as error:
+            listening.close()
             taken = error.errno == errno.EADDRINUSE
-            reason = "the port is in use" if taken else (error.strerror or str(error))
+            reason = "the port is in use" if taken else (error.strerror or str(error)).lower()
             raise PortInUse(host, port, reason) from None
-        return _AsyncioListener(server)
+        return _SocketListener(listening)
 
     async def connect(
         self, host: str, port: int, factory: ProtocolFactory, timeout_s: float
@@ -129,18 +153,3 @@ def split_address(address: str) -> tuple[str, int]:
     if not host or not port.isdigit() or not 0 < int(port) < 65536:
         raise ValueError(f"{address!r} is not host:port")
     return host.strip("[]"), int(port)
-
-
-def pack_host(host: str, port: int) -> bytes:
-    """A host as it stands in a stored message: 4 or 16 address bytes and the port as 4 bytes (wire.md §6).
-
-    `::1` and `::ffff:a.b.c.d` become IPv4: a record with an IPv6 host is unreadable to 4.3 clients.
-    Raises ValueError when `host` is no IP address.
-    """
-    ip = ipaddress.ip_address(host.partition("%")[0])
-    if ip.version == 6:
-        if ip.is_loopback:
-            ip = ipaddress.IPv4Address("127.0.0.1")
-        elif ip.ipv4_mapped is not None:
-            ip = ip.ipv4_mapped
-    return ip.packed + port.to_bytes(4, "big")

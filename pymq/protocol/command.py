@@ -37,8 +37,10 @@ class Serialization(enum.IntEnum):
 BINARY_HEAD = Struct(">hBhiii")
 """code (2), language (1), version (2), opaque (4), flag (4), remark length (4): wire.md §1.2."""
 
+_LANGUAGES = tuple(language.name for language in LanguageCode)
 _INT = Struct(">i")
-_KEY_LENGTH = Struct(">h")
+_KEY_LENGTH = Struct(">H")
+_VALUE_LENGTH = Struct(">I")
 
 _NO_FIELDS = msgspec.Raw(b"{}")
 
@@ -73,7 +75,7 @@ class Command(msgspec.Struct):
         """The header fields as `cls`. Raises HeaderError, which names the field."""
         fields = self.fields
         if type(fields) is dict:
-            if self.serialization == Serialization.MSGPACK:
+            if self.serialization == 100:
                 return from_native(cls, fields)
             return from_fields(cls, fields)
         return from_json(cls, fields)  # type: ignore[arg-type]
@@ -83,8 +85,10 @@ class Command(msgspec.Struct):
         fields: Any = self.fields
         if type(fields) is not dict:
             try:
-                fields = msgspec.json.decode(fields, type=dict[str, Any])
-            except msgspec.DecodeError:
+                fields = msgspec.json.decode(fields)
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+                return None
+            if type(fields) is not dict:
                 return None
         value = fields.get(name)
         return None if value is None else str(value)
@@ -109,7 +113,7 @@ def decode(kind: int, header: bytes, body: bytes) -> Command:
     if kind == 0:
         try:
             h = _json_decoder.decode(header)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise ProtocolError(f"JSON header: {error}") from None
         language = h.language if type(h.language) is str else "OTHER"
         return Command(h.code, h.flag, h.opaque, h.version, language, h.remark, h.extFields, body, 0)
@@ -130,7 +134,7 @@ def _decode_binary(header: bytes, body: bytes) -> Command:
         fields = _decode_map(_take(header, at + 4, size)) if size > 0 else {}
     except (StructError, UnicodeDecodeError) as error:
         raise ProtocolError(f"binary header: {error}") from None
-    name = LanguageCode(language).name if language < len(LanguageCode) else "OTHER"
+    name = _LANGUAGES[language] if language < len(_LANGUAGES) else "OTHER"
     return Command(code, flag, opaque, version, name, remark, fields, body, 1)
 
 
@@ -141,43 +145,35 @@ def _take(data: bytes, at: int, size: int) -> bytes:
 
 
 def _decode_map(block: bytes) -> dict[str, Any]:
+    # Lengths are read unsigned: a negative one is then simply too long.
     fields: dict[str, Any] = {}
-    at = 0
-    while at < len(block):
-        (size,) = _KEY_LENGTH.unpack_from(block, at)
-        key = _take(block, at + 2, size).decode()
-        at += 2 + size
-        (size,) = _INT.unpack_from(block, at)
-        fields[key] = _take(block, at + 4, size).decode()
-        at += 4 + size
+    at, end = 0, len(block)
+    while at < end:
+        value_at = at + 2 + _KEY_LENGTH.unpack_from(block, at)[0]
+        stop = value_at + 4 + _VALUE_LENGTH.unpack_from(block, value_at)[0]
+        if stop > end:
+            raise ProtocolError(f"binary header: a field ends {stop - end} bytes past the fields")
+        fields[block[at + 2 : value_at].decode()] = block[value_at + 4 : stop].decode()
+        at = stop
     return fields
+
+
+class _MsgpackHeader(msgspec.Struct):
+    code: int
+    opaque: int
+    extFields: dict[str, Any] = {}
+    flag: int = 0
+    language: str = "PYTHON"
+    remark: str | None = None
+    version: int = 0
 
 
 def _decode_msgpack(header: bytes, body: bytes) -> Command:
     try:
-        h = msgpack.unpackb(header)
-        fields = h.get("extFields") or {}
-        command = msgspec.convert(
-            {
-                "code": h["code"],
-                "flag": h.get("flag", 0),
-                "opaque": h["opaque"],
-                "version": h.get("version", 0),
-                "language": h.get("language", "PYTHON"),
-                "remark": h.get("remark"),
-                "fields": {},
-                "body": b"",
-                "serialization": 100,
-            },
-            Command,
-        )
-        if not isinstance(fields, dict) or not all(isinstance(key, str) for key in fields):
-            raise ProtocolError("msgpack header: extFields is not a map of names")
-    except (ValueError, TypeError, KeyError, AttributeError, msgpack.UnpackException) as error:
-        raise ProtocolError(f"msgpack header: {error!r}") from None
-    command.fields = fields
-    command.body = body
-    return command
+        h = msgspec.convert(msgpack.unpackb(header), _MsgpackHeader)
+    except (ValueError, RecursionError, msgpack.UnpackException) as error:
+        raise ProtocolError(f"msgpack header: {str(error) or type(error).__name__}") from None
+    return Command(h.code, h.flag, h.opaque, h.version, h.language, h.remark, h.extFields, body, 100)
 
 
 def encode(
@@ -243,7 +239,12 @@ def _encode_binary(
     parts = []
     for key, value in text.items():
         key_bytes, value_bytes = key.encode(), value.encode()
-        parts += [_KEY_LENGTH.pack(len(key_bytes)), key_bytes, _INT.pack(len(value_bytes)), value_bytes]
+        parts += [
+            _KEY_LENGTH.pack(len(key_bytes)),
+            key_bytes,
+            _VALUE_LENGTH.pack(len(value_bytes)),
+            value_bytes,
+        ]
     block = b"".join(parts)
     remark_bytes = remark.encode() if remark else b""
     try:

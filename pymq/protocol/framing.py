@@ -24,30 +24,29 @@ class FrameReader:
     given yet stays.
     """
 
-    __slots__ = ("_at", "_buffer", "_chunks", "_have", "_limit", "_need")
+    __slots__ = ("_at", "_buffer", "_limit", "_need", "_tail")
 
     def __init__(self, limit: int = FRAME_MAX_LENGTH) -> None:
         self._limit = limit
         self._buffer = b""
         self._at = 0
-        # A frame larger than one read is gathered here, and joined once when it is whole.
-        self._chunks: list[bytes] = []
-        self._have = 0
+        # The reads that follow a frame cut short gather here, and are joined to it once, when it is whole:
+        # a frame of 16 MiB is not copied anew with every read, nor does it cost an object for each.
+        self._tail = bytearray()
         self._need = 0
 
     @property
     def pending(self) -> int:
         """Bytes held back because their frame is not whole yet or was not asked for yet."""
-        return len(self._buffer) - self._at + self._have
+        return len(self._buffer) - self._at + len(self._tail)
 
     def feed(self, data: bytes) -> None:
         """Take the next bytes of the stream."""
-        if self._at == len(self._buffer) and not self._have:
+        if self._at == len(self._buffer) and not self._tail:
             self._buffer = data
             self._at = 0
-            return
-        self._chunks.append(data)
-        self._have += len(data)
+        else:
+            self._tail += data
 
     def __iter__(self) -> Iterator[tuple[int, bytes, bytes]]:
         """Give the frames that are whole.
@@ -71,7 +70,10 @@ class FrameReader:
             self._at = stop
             yield word >> 24, buffer[at + 8 : body_at], buffer[body_at:stop]
             at = stop
-        if end - at >= 4:
+        if at == end and self._buffer is buffer:
+            self._buffer = b""  # a connection that rests holds no bytes
+            self._at = 0
+        elif end - at >= 4:
             # A bad length is refused as soon as its four bytes are there, without waiting for more.
             length = _LENGTH.unpack_from(buffer, at)[0]
             if length < 4 or length + 4 > self._limit:
@@ -79,11 +81,11 @@ class FrameReader:
 
     def _gather(self) -> None:
         """Join what was fed since with what was left, unless the frame under way is known to need more."""
-        if self._have and self._have >= self._need:
-            self._buffer = b"".join((self._buffer[self._at :], *self._chunks))
+        tail = self._tail
+        if tail and len(tail) >= self._need:
+            self._buffer = self._buffer[self._at :] + tail
             self._at = 0
-            self._chunks.clear()
-            self._have = 0
+            self._tail = bytearray()
             self._need = 0
 
     def _refuse(self, length: int, header_length: int) -> None:
@@ -97,13 +99,15 @@ def frame(serialisation: int, header: bytes, body: bytes = b"") -> bytes:
 
     Raises ProtocolError when the header does not fit into 24 bits of length.
     """
-    size = len(header)
-    if size > 0xFFFFFF:
-        raise ProtocolError(f"header of {size} bytes does not fit into a frame")
-    return FRAME_HEAD.pack(4 + size + len(body), serialisation << 24 | size) + header + body
+    return frame_head(serialisation, header, len(body)) + body
 
 
 def frame_head(serialisation: int, header: bytes, body_length: int) -> bytes:
-    """A frame without its body, for bodies that are written as slices of their own."""
+    """A frame without its body, for bodies that are written as slices of their own.
+
+    Raises ProtocolError when the header does not fit into 24 bits of length.
+    """
     size = len(header)
+    if size > 0xFFFFFF:
+        raise ProtocolError(f"header of {size} bytes does not fit into a frame")
     return FRAME_HEAD.pack(4 + size + body_length, serialisation << 24 | size) + header

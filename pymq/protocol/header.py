@@ -121,7 +121,7 @@ def from_json(cls: type[H], raw: bytes | msgspec.Raw) -> H:
         return from_fields(cls, _any_object(cls, raw))
     try:
         return typing.cast(H, codec.decoder.decode(raw))
-    except msgspec.ValidationError:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return from_fields(cls, _any_object(cls, raw))
 
 
@@ -131,13 +131,20 @@ def from_fields(cls: type[H], fields: dict[str, Any]) -> H:
     Bare numbers and booleans are read by their text, nulls as absent (wire.md §1.1). Raises HeaderError,
     which names the field, when one is missing or of the wrong type.
     """
-    text = {key: _as_text(value) for key, value in fields.items() if value is not None}
-    for wire in _codec(cls).booleans:
+    codec = _codec(cls)
+    text = {
+        wire: _as_text(cls, wire, value)
+        for _, wire in codec.fields
+        if (value := fields.get(wire)) is not None
+    }
+    for wire in codec.booleans:
         if wire not in text:
             continue
         text[wire] = text[wire].lower()
         if text[wire] not in ("true", "false"):
-            raise HeaderError(f"field `{wire}` of {cls.__name__}: expected true or false, got {text[wire]!r}")
+            raise HeaderError(
+                f"{cls.__name__}: expected true or false, got {text[wire]!r} - at field `{wire}`"
+            )
     try:
         return msgspec.convert(text, cls, strict=False)
     except msgspec.ValidationError as error:
@@ -154,17 +161,19 @@ def from_native(cls: type[H], fields: dict[str, Any]) -> H:
 
 def _any_object(cls: type[Header], raw: bytes | msgspec.Raw) -> dict[str, Any]:
     try:
-        return msgspec.json.decode(raw, type=dict[str, Any])
-    except msgspec.DecodeError as error:
-        raise HeaderError(f"{cls.__name__}: extFields {error}") from None
+        return msgspec.json.decode(raw, type=dict[str, Any] | None) or {}
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise HeaderError(f"{cls.__name__}: extFields: {error}") from None
 
 
-def _as_text(value: Any) -> str:
+def _as_text(cls: type[Header], wire: str, value: Any) -> str:
     if isinstance(value, str):
         return value
     if isinstance(value, bool):
         return "true" if value else "false"
-    return str(value)
+    if isinstance(value, int | float):
+        return str(value)
+    raise HeaderError(f"{cls.__name__}: expected text, got {type(value).__name__} - at field `{wire}`")
 
 
 def _plain(error: msgspec.ValidationError) -> str:

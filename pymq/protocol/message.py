@@ -1,12 +1,14 @@
-"""The message record, the same bytes on the wire and in the commit log, and the batch block (wire.md §6, §4.2)."""
+"""The message record, the same bytes on the wire and in the commit log; the batch block (wire.md §6, 4.2)."""
 
 from __future__ import annotations
 
+import importlib
+import mmap
 import zlib
 from collections.abc import Iterable
 from struct import Struct
 from struct import error as StructError
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -15,7 +17,7 @@ from pymq.protocol import sysflags
 from pymq.protocol.message_ids import encode_offset_msg_id
 from pymq.protocol.properties import PROPERTIES_MAX_LENGTH, decode_properties
 
-Buffer = bytes | bytearray | memoryview
+Buffer = bytes | bytearray | memoryview | mmap.mmap
 
 MESSAGE_MAGIC: Final = 0xDAA320A7
 MESSAGE_MAGIC_V2: Final = 0xDAA320AB
@@ -31,10 +33,10 @@ _HEAD_LAYOUT = ">iIIiiqqiq{born}sq{store}siqi"
 RECORD_HEADS: Final = tuple(
     Struct(_HEAD_LAYOUT.format(born=born, store=store)) for store in (8, 20) for born in (8, 20)
 )
-"""Fields 1–14 and the body's length, by the host bits of sysFlag (`(sys_flag & 0x30) >> 4`): totalSize (4),
-magic (4), bodyCRC (4), queueId (4), flag (4), queueOffset (8), physicalOffset (8), sysFlag (4), bornTimestamp (8),
-bornHost (8 or 20), storeTimestamp (8), storeHost (8 or 20), reconsumeTimes (4), preparedTransactionOffset (8),
-bodyLength (4)."""
+"""Fields 1–14 and the body's length, by the host bits of sysFlag (`(sys_flag & 0x30) >> 4`):
+totalSize (4), magic (4), bodyCRC (4), queueId (4), flag (4), queueOffset (8), physicalOffset (8),
+sysFlag (4), bornTimestamp (8), bornHost (8 or 20), storeTimestamp (8), storeHost (8 or 20),
+reconsumeTimes (4), preparedTransactionOffset (8), bodyLength (4)."""
 assert [head.size for head in RECORD_HEADS] == [88, 100, 100, 112]
 
 QUEUE_OFFSET_POSITION: Final = 20
@@ -170,8 +172,8 @@ def decode_record(buffer: Buffer, offset: int = 0, *, check_crc: bool = False) -
     """Read the record that begins at `offset`, of layout v1 or v2. All fields are copies.
 
     As Java's clients do, any magic but v2's is read as v1. Text that is not UTF-8 is replaced, not refused.
-    ProtocolError when the record is cut off, its lengths contradict each other, or (with `check_crc`) its body
-    does not have its checksum.
+    ProtocolError when the record is cut off, its lengths contradict each other, or (with `check_crc`) its
+    body does not have its checksum.
     """
     try:
         sys_flag = _INT.unpack_from(buffer, offset + SYS_FLAG_POSITION)[0]
@@ -199,12 +201,10 @@ def decode_record(buffer: Buffer, offset: int = 0, *, check_crc: bool = False) -
     body = bytes(buffer[body_start:body_end])
     if check_crc and zlib.crc32(body) & 0x7FFFFFFF != fields[2]:
         raise ProtocolError(f"the body of the message record at {offset} does not have its CRC {fields[2]}")
-    return MessageRecord(
-        *fields[:14],
-        body,
-        str(buffer[topic_start:topic_end], "utf-8", "replace"),
-        str(buffer[properties_start:end], "utf-8", "replace"),
-    )
+    topic = str(buffer[topic_start:topic_end], "utf-8", "replace")
+    properties = str(buffer[properties_start:end], "utf-8", "replace")
+    values: tuple[Any, ...] = (*fields[:14], body, topic, properties)
+    return MessageRecord(*values)
 
 
 def decode_records(buffer: Buffer) -> list[MessageRecord]:
@@ -250,16 +250,13 @@ def compress_body(body: bytes) -> bytes:
 
 
 def _decompress_lz4(body: bytes) -> bytes:
-    import lz4.frame
-
-    return bytes(lz4.frame.decompress(body))
+    return bytes(importlib.import_module("lz4.frame").decompress(body))
 
 
 def _decompress_zstd(body: bytes) -> bytes:
-    import zstandard
-
     # Java's stream writer leaves the content size out of the frame: only the streaming reader copes.
-    return bytes(zstandard.ZstdDecompressor().decompressobj().decompress(body))
+    decompressor = importlib.import_module("zstandard").ZstdDecompressor().decompressobj()
+    return bytes(decompressor.decompress(body))
 
 
 class BatchEntry(msgspec.Struct, gc=False):
@@ -272,7 +269,7 @@ class BatchEntry(msgspec.Struct, gc=False):
 
 def encode_batch(entries: Iterable[BatchEntry]) -> bytes:
     """Write the body of a batch send. MessageIllegal when a property text is over its limit."""
-    block = []
+    block: list[bytes] = []
     for entry in entries:
         properties = entry.properties.encode()
         if len(properties) > PROPERTIES_MAX_LENGTH:
@@ -291,7 +288,7 @@ def encode_batch(entries: Iterable[BatchEntry]) -> bytes:
 
 def decode_batch(buffer: Buffer) -> list[BatchEntry]:
     """Read the body of a batch send. MessageIllegal when the lengths in it contradict each other."""
-    entries = []
+    entries: list[BatchEntry] = []
     offset, length = 0, len(buffer)
     while offset < length:
         try:

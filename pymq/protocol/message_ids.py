@@ -1,4 +1,4 @@
-"""The two kinds of message id, both 32 (v4) or 56 (v6) upper-case hex digits (wire.md §6.2), and packed hosts."""
+"""Packed hosts, and the two kinds of message id: 32 (v4) or 56 (v6) upper-case hex digits (wire.md §6.2)."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def decode_offset_msg_id(msg_id: str) -> tuple[bytes, int]:
 
 
 class UniqueKeys:
-    """Makes UNIQ_KEY ids: address, process id, a number drawn per maker, ms since the month began, a counter."""
+    """Makes UNIQ_KEY ids: address, process id, a number drawn once, ms since the month began, a counter."""
 
     def __init__(self, clock: Clock, ip: str) -> None:
         """`ip` is this machine's address, v4 or v6: it only serves to make ids differ between machines."""
@@ -94,7 +94,7 @@ class UniqueKeys:
         return f"{self._prefix}{now - self._month_start_ms:08X}{counter:04X}"
 
     def _enter_month(self, now_ms: int) -> None:
-        """The local month's first millisecond and the next month's; the offset of *that* day counts, not today's."""
+        """Find the bounds of the local month, by the zone's offset on *those* days, not today's."""
         first = self._clock.local_time(now_ms).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
         following = first.replace(year=first.year + first.month // 12, month=first.month % 12 + 1)
         starts = []

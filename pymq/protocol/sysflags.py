@@ -40,7 +40,7 @@ class PullFlag:
 
 
 def has_queue_unit(sys_flag: int) -> bool:
-    """Whether a record with this sysFlag gets a consume-queue unit: not if prepared or rolled back (store.md §3)."""
+    """Whether a record gets a consume-queue unit: not if prepared or rolled back (store.md §3)."""
     return not sys_flag & TRANSACTION_PREPARED
 
 

@@ -1,4 +1,4 @@
-"""Tag subscriptions `a || b` and the hash by which the broker filters them (semantics.md §2.3, store.md §3)."""
+"""Tag subscriptions `a || b` and the hash the broker filters by (semantics.md §2.3, store.md §3)."""
 
 from __future__ import annotations
 
@@ -21,12 +21,11 @@ def java_hash(text: str, start: int = 0) -> int:
     h = start & 0xFFFFFFFF
     if text.isascii():
         for unit in text.encode():
-            h = h * 31 + unit
+            h = (h * 31 + unit) & 0xFFFFFFFF
     else:
         units = text.encode("utf-16-be", "surrogatepass")
         for i in range(0, len(units), 2):
-            h = h * 31 + (units[i] << 8 | units[i + 1])
-    h &= 0xFFFFFFFF
+            h = (h * 31 + (units[i] << 8 | units[i + 1])) & 0xFFFFFFFF
     return h - 0x1_0000_0000 if h & 0x8000_0000 else h
 
 
@@ -55,6 +54,6 @@ def parse_tags(expression: str | None) -> frozenset[str] | None:
 
 @functools.lru_cache(maxsize=4096)
 def tag_codes(expression: str | None) -> frozenset[int] | None:
-    """The tags codes that a subscription lets through, or None for all. TagExpressionError as `parse_tags`."""
+    """The tags codes that a subscription lets through, None for all. TagExpressionError as `parse_tags`."""
     tags = parse_tags(expression)
     return None if tags is None else frozenset(java_hash(tag) for tag in tags)

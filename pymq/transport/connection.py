@@ -1,32 +1,41 @@
 """One TCP connection under the remoting protocol: requests and answers in both directions (wire.md §1).
 
-All answers to the requests of one `data_received` go out in one write. While a client does not read, a
-server does not read from it, so that a connection holds a bounded number of bytes. (Clients go on reading:
-if both sides waited for the other to read, they would wait for ever.)
+All answers to the requests of one `data_received` go out in one write, as do later ones that become ready
+in one turn of the loop. While a client does not read, a server does not read from it, so that a connection
+holds a bounded number of bytes. (Clients go on reading: if both sides waited for the other to read, they
+would wait for ever.)
 """
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import itertools
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any
 
 from pymq.errors import CallTimeout, ConnectionLost, HeaderError, ProtocolError, PymqError
-from pymq.network import pack_host
 from pymq.protocol.codes import ResponseCode
 from pymq.protocol.command import AGREE_MSGPACK, FLAG_ONEWAY, FLAG_RESPONSE, Command, Serialization
 from pymq.protocol.command import decode as decode_command
 from pymq.protocol.command import encode as encode_command
 from pymq.protocol.framing import FRAME_MAX_LENGTH, FrameReader
 from pymq.protocol.header import Header
+from pymq.protocol.message_ids import pack_host
 from pymq.transport.dispatch import Answer, Buffer, DispatchTable, Request, not_supported, refused
 
 log = logging.getLogger("pymq.transport")
 
 WRITE_BUFFER_BYTES = 1024 * 1024
 """Past this many unsent bytes a connection is not read from until the peer has caught up."""
+
+UNREAD_LIMIT_BYTES = 64 * 1024 * 1024
+"""A client that leaves more than this unread is cut off: what a server tells it unasked, and answers that
+were long under way, come on top of `WRITE_BUFFER_BYTES`."""
+
+LINGER_S = 5.0
+"""How long a connection that is being closed may take to send what was written before."""
 
 _opaques = itertools.count()
 
@@ -38,6 +47,8 @@ class Connection(asyncio.Protocol):
         address: the peer, `host:port`.
         born_host: the peer as stored in messages: IP and port packed, IPv4 wherever possible.
         attributes: for the owner's use (a broker keeps the client id here).
+        closed: nothing can be sent any more; set by `close` and when the connection ends.
+        heard: counts the reads; the same number again means that the peer was silent.
     """
 
     def __init__(
@@ -49,28 +60,40 @@ class Connection(asyncio.Protocol):
         is_server: bool = False,
         on_open: Callable[[Connection], None] | None = None,
         on_close: Callable[[Connection], None] | None = None,
+        tasks: set[asyncio.Future[Any]] | None = None,
     ) -> None:
+        """`tasks` is where handlers under way are kept. They outlive the connection, as a request may be
+        the last thing a client does before it leaves: their owner ends them."""
         self.address = "?"
         self.born_host = b"\0" * 8
         self.attributes: dict[str, Any] = {}
-        self.active = True  # traffic since the last idle sweep
+        self.closed = False
+        self.heard = 0
         self._table = table
         self._frames = FrameReader(frame_max_length)
         self._is_server = is_server
         self._on_open = on_open
         self._on_close = on_close
-        self._offer_msgpack = offer_msgpack
-        self._first = True
-        self._serialization = int(Serialization.JSON)
+        self._tasks: set[asyncio.Future[Any]] = set() if tasks is None else tasks
         self._calls: dict[int, asyncio.Future[Command]] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._transport: asyncio.Transport | None = None
+        self._linger: asyncio.TimerHandle | None = None
+        # Writing: what waits for the end of this turn, and who waits for the peer to read.
         self._out: list[Buffer] = []
         self._out_bytes = 0
         self._serving = False
+        self._flush_due = False
         self._paused = False
         self._writable: list[Callable[[], None]] = []
-        self._transport: asyncio.Transport | None = None
-        self.closed = False
+        self._active = True
+        self._unsent = 0
+        # msgpack (design: between pymq peers): what is spoken to the peer; the request that offers it; as
+        # a server, whether an offer may still come and the request whose answer takes it up.
+        self._serialization = int(Serialization.JSON)
+        self._offer_msgpack = offer_msgpack
+        self._offered: int | None = None
+        self._awaits_offer = is_server
+        self._accepting: Command | None = None
 
     # -- asyncio.Protocol ---------------------------------------------------------------------------
 
@@ -90,12 +113,12 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """asyncio: the connection has ended."""
         self.closed = True
+        if self._linger is not None:
+            self._linger.cancel()
         calls, self._calls = self._calls, {}
         for future in calls.values():
             if not future.done():
                 future.set_exception(ConnectionLost(self.address, f"connection to {self.address} was lost"))
-        for task in self._tasks:
-            task.cancel()
         self._writable.clear()
         self._out.clear()
         if self._on_close is not None:
@@ -103,7 +126,8 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """asyncio: bytes have come."""
-        self.active = True
+        self._active = True
+        self.heard += 1
         self._frames.feed(data)
         if not (self._paused and self._is_server):
             self._serve_frames()
@@ -119,17 +143,29 @@ class Connection(asyncio.Protocol):
         self._paused = False
         if self._transport is None or self.closed:
             return
-        if self._is_server:
-            self._transport.resume_reading()
-        waiting, self._writable = self._writable, []
-        for wake in waiting:
-            wake()
+        self._wake_writers()
+        if self._paused or not self._is_server:
+            return
         self._serve_frames()
+        if not self._paused and not self.closed:
+            self._transport.resume_reading()
+
+    def _wake_writers(self) -> None:
+        waiting, self._writable = self._writable, []
+        for index, wake in enumerate(waiting):
+            if self._paused:
+                self._writable = waiting[index:] + self._writable
+                return
+            try:
+                wake()
+            except Exception:
+                log.exception("%s: a held answer failed", self.address)
 
     # -- requests of the peer -----------------------------------------------------------------------
 
     def _serve_frames(self) -> None:
         self._serving = True
+        broken = False
         try:
             for kind, header, body in self._frames:
                 command = decode_command(kind, header, body)
@@ -141,19 +177,25 @@ class Connection(asyncio.Protocol):
                     self._flush()
                     if self._paused and self._is_server:
                         break
+                if self.closed:
+                    return
         except ProtocolError as error:
             log.warning("%s: %s; connection closed", self.address, error)
+            broken = True
+        except Exception:
+            log.exception("%s: connection closed", self.address)
+            broken = True
+        finally:
             self._serving = False
-            self._flush()
-            self.close()
-            return
-        self._serving = False
         self._flush()
+        if broken:
+            self.close()
 
     def _serve(self, command: Command) -> None:
-        if self._first:
-            self._first = False
-            self._accept_msgpack(command)
+        if self._awaits_offer and not command.flag & FLAG_ONEWAY:
+            self._awaits_offer = False
+            if command.field(AGREE_MSGPACK[0]) == AGREE_MSGPACK[1]:
+                self._accepting = command
         row = self._table.get(command.code)
         if row is None:
             self.answer(command, not_supported(command.code))
@@ -171,23 +213,27 @@ class Connection(asyncio.Protocol):
         if type(answer) is Answer:
             self.answer(command, answer)
         elif answer is not None:
-            task = asyncio.ensure_future(self._answer_later(command, answer))  # type: ignore[arg-type]
+            task = asyncio.ensure_future(answer)  # type: ignore[arg-type]
             self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            task.add_done_callback(functools.partial(self._finished, command))
 
-    async def _answer_later(self, command: Command, awaitable: Awaitable[Answer | None]) -> None:
-        try:
-            answer = await awaitable
-        except PymqError as error:
+    def _finished(self, command: Command, task: asyncio.Future[Answer | None]) -> None:
+        self._tasks.discard(task)
+        if task.cancelled():
+            return
+        error = task.exception()
+        if error is None:
+            answer = task.result()
+        elif isinstance(error, PymqError):
             answer = refused(error)
-        except Exception as error:
+        else:
             self._crashed(command, error)
             return
         if answer is not None:
             self.answer(command, answer)
 
-    def _crashed(self, command: Command, error: Exception) -> None:
-        log.exception("%s: request %d failed", self.address, command.code)
+    def _crashed(self, command: Command, error: BaseException) -> None:
+        log.error("%s: request %d failed", self.address, command.code, exc_info=error)
         self.answer(command, Answer(ResponseCode.SYSTEM_ERROR, remark=f"{type(error).__name__}: {error}"))
 
     def answer(self, command: Command, answer: Answer) -> None:
@@ -197,6 +243,10 @@ class Connection(asyncio.Protocol):
         body = answer.body
         slices = body if type(body) is list else None
         size = sum(map(len, slices)) if slices is not None else len(body)
+        extra = None
+        if command is self._accepting:
+            self._accepting = None
+            extra = dict([AGREE_MSGPACK])
         self._out.append(
             encode_command(
                 answer.code,
@@ -206,7 +256,7 @@ class Connection(asyncio.Protocol):
                 remark=answer.remark,
                 body_length=size,
                 serialization=command.serialization,
-                extra=self._agreed(command),
+                extra=extra,
             )
         )
         if slices is not None:
@@ -214,27 +264,20 @@ class Connection(asyncio.Protocol):
         elif size:
             self._out.append(body)  # type: ignore[arg-type]
         self._out_bytes += size + 200
-        if not self._serving:
-            self._flush()
-
-    def _accept_msgpack(self, command: Command) -> None:
-        name, value = AGREE_MSGPACK
-        if command.serialization == Serialization.JSON and command.field(name) == value:
-            self.attributes[name] = command.opaque
-            self._serialization = Serialization.MSGPACK
-
-    def _agreed(self, command: Command) -> dict[str, str] | None:
-        if self._serialization and self.attributes.get(AGREE_MSGPACK[0]) == command.opaque:
-            del self.attributes[AGREE_MSGPACK[0]]
-            return dict([AGREE_MSGPACK])
-        return None
+        if self._serving:
+            return
+        if type(body) is bytes:
+            self._flush_soon()
+        else:
+            self._flush()  # slices of a mapping are good for this turn only
 
     # -- requests of ours ---------------------------------------------------------------------------
 
     async def call(self, header: Header, body: bytes = b"", *, timeout_s: float = 3.0) -> Command:
         """Ask the peer and wait for its answer, whatever its code.
 
-        Raises CallTimeout after `timeout_s` seconds, ConnectionLost when the connection ends before.
+        Raises CallTimeout after `timeout_s` seconds, ConnectionLost when the connection ends before. When
+        cancelled, the answer is dropped as it comes.
         """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Command] = loop.create_future()
@@ -244,29 +287,36 @@ class Connection(asyncio.Protocol):
             return await future
         finally:
             timer.cancel()
-            self._calls.pop(opaque, None)
+            self.forget(opaque)
 
     def start_call(self, header: Header, body: bytes, future: asyncio.Future[Command]) -> int:
-        """Send a request whose answer settles `future`; gives its opaque. No time limit of its own.
+        """Send a request whose answer settles `future`; gives its opaque. No time limit of its own: who
+        gives up waiting calls `forget`.
 
         Raises ConnectionLost when the connection is closed already.
         """
-        if self.closed:
-            raise ConnectionLost(self.address, f"connection to {self.address} is closed")
+        self._check_open()
         opaque = next(_opaques) & 0x7FFFFFFF
-        extra = None
-        if self._offer_msgpack:
-            self._offer_msgpack = False
-            extra = dict([AGREE_MSGPACK])
-        self._calls[opaque] = future
+        extra = dict([AGREE_MSGPACK]) if self._offer_msgpack else None
         self._send(header, body, opaque, 0, extra)
+        self._calls[opaque] = future
+        if extra is not None:
+            self._offer_msgpack = False
+            self._offered = opaque
         return opaque
+
+    def forget(self, opaque: int) -> None:
+        """Stop waiting for the answer to a call. It is dropped when it comes."""
+        self._calls.pop(opaque, None)
 
     def oneway(self, header: Header, body: bytes = b"") -> None:
         """Tell the peer something; no answer comes. Raises ConnectionLost when closed already."""
+        self._check_open()
+        self._send(header, body, next(_opaques) & 0x7FFFFFFF, FLAG_ONEWAY, None)
+
+    def _check_open(self) -> None:
         if self.closed:
             raise ConnectionLost(self.address, f"connection to {self.address} is closed")
-        self._send(header, body, next(_opaques) & 0x7FFFFFFF, FLAG_ONEWAY, None)
 
     def _send(
         self, header: Header, body: bytes, opaque: int, flag: int, extra: dict[str, str] | None
@@ -286,24 +336,18 @@ class Connection(asyncio.Protocol):
         if body:
             self._out.append(body)
         self._out_bytes += len(body) + 200
-        if self._serving:
-            return
-        if len(self._out) <= 2:
-            # The first request of this turn: others may follow, so that all go out in one write.
-            asyncio.get_running_loop().call_soon(self._flush)
-        elif self._out_bytes > WRITE_BUFFER_BYTES:
-            self._flush()
+        if not self._serving:
+            self._flush_soon()
 
     def _settle(self, command: Command) -> None:
+        if command.opaque == self._offered:
+            self._offered = None
+            if command.field(AGREE_MSGPACK[0]) == AGREE_MSGPACK[1]:
+                self._serialization = Serialization.MSGPACK
         future = self._calls.pop(command.opaque, None)
         if future is None:
             log.debug("%s: answer to an unknown request %d", self.address, command.opaque)
-            return
-        if self._first:
-            self._first = False
-            if command.field(AGREE_MSGPACK[0]) == AGREE_MSGPACK[1]:
-                self._serialization = Serialization.MSGPACK
-        if not future.done():
+        elif not future.done():
             future.set_result(command)
 
     def _expire(self, opaque: int, timeout_s: float, code: int) -> None:
@@ -317,16 +361,34 @@ class Connection(asyncio.Protocol):
 
     # -- writing ------------------------------------------------------------------------------------
 
+    def _flush_soon(self) -> None:
+        """Write at the end of this turn, so that what comes until then goes out in the same write."""
+        if not self._flush_due:
+            self._flush_due = True
+            asyncio.get_running_loop().call_soon(self._flush_now)
+        elif self._out_bytes > WRITE_BUFFER_BYTES:
+            self._flush()
+
+    def _flush_now(self) -> None:
+        self._flush_due = False
+        self._flush()
+
     def _flush(self) -> None:
         out = self._out
         if not out or self._transport is None:
             return
         self._out = []
         self._out_bytes = 0
-        self.active = True
         if self.closed:
             return
+        if not self._paused:
+            self._active = True
         self._transport.write(out[0] if len(out) == 1 else b"".join(out))
+        if self._paused and self._is_server:
+            unread = self._transport.get_write_buffer_size()
+            if unread > UNREAD_LIMIT_BYTES:
+                log.warning("%s: does not read, %d bytes wait; connection closed", self.address, unread)
+                self.abort()
 
     @property
     def writing_paused(self) -> bool:
@@ -335,22 +397,35 @@ class Connection(asyncio.Protocol):
 
     def when_writable(self, wake: Callable[[], None]) -> None:
         """Call `wake` once the peer has caught up; at once if it has. Never called if the connection ends."""
-        if self._paused:
-            self._writable.append(wake)
-        else:
+        if not self._paused:
             wake()
+        elif not self.closed:
+            self._writable.append(wake)
 
     def pending_calls(self) -> int:
         """Requests of ours whose answer has not come."""
         return len(self._calls)
 
+    def stirred(self) -> bool:
+        """Whether bytes came or went since this was last asked."""
+        unsent = 0 if self._transport is None else self._transport.get_write_buffer_size()
+        stirred = self._active or unsent < self._unsent
+        self._active = False
+        self._unsent = unsent
+        return stirred
+
     def close(self) -> None:
         """Close after what was written has gone out. Waiting calls end with ConnectionLost."""
-        if self._transport is not None and not self._transport.is_closing():
-            self._flush()
-            self._transport.close()
+        if self._transport is None or self.closed:
+            return
+        self._flush()
+        self.closed = True
+        if self._transport.get_write_buffer_size():
+            self._linger = asyncio.get_running_loop().call_later(LINGER_S, self.abort)
+        self._transport.close()
 
     def abort(self) -> None:
         """Close at once."""
+        self.closed = True
         if self._transport is not None:
             self._transport.abort()

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pymq.transport.connection import Connection
 
 H = TypeVar("H", bound=Header)
+H_co = TypeVar("H_co", bound=Header, covariant=True)
 
 Buffer = bytes | memoryview
 
@@ -33,7 +34,7 @@ class Answer(msgspec.Struct):
     remark: str | None = None
 
 
-class Request(Generic[H]):
+class Request(Generic[H_co]):
     """One request under way: its connection, its command, its typed header.
 
     A handler that gives no answer at once keeps the request and calls `reply` later, exactly once.
@@ -41,7 +42,7 @@ class Request(Generic[H]):
 
     __slots__ = ("command", "connection", "header")
 
-    def __init__(self, connection: Connection, command: Command, header: H) -> None:
+    def __init__(self, connection: Connection, command: Command, header: H_co) -> None:
         self.connection = connection
         self.command = command
         self.header = header

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Collection
+from typing import Any
 
 import msgspec
 
-from pymq.errors import ConnectFailed, ResponseError, TransportError
+from pymq.errors import CallTimeout, ConnectFailed, ResponseError, TransportError
 from pymq.network import Network, split_address
 from pymq.protocol.command import Command
 from pymq.protocol.header import H, Header
@@ -19,6 +20,10 @@ log = logging.getLogger("pymq.transport")
 
 CONNECT_TIMEOUT_S = 3.0
 """wire.md §1.5."""
+
+HALF_DEAD_S = 1.0
+"""A call that waited at least this long while nothing at all came from the peer ends its connection, so that
+the next call opens a new one: the peer may be gone without a word (wire.md §1.5)."""
 
 SUCCESS = (0,)
 
@@ -71,40 +76,54 @@ class Pool:
         self._on_close = on_close
         self._open: dict[str, Connection] = {}
         self._opening: dict[str, asyncio.Task[Connection]] = {}
+        self._tasks: set[asyncio.Future[Any]] = set()
         self._closed = False
 
     def connected(self, address: str) -> Connection | None:
         """The open connection to `address`, if there is one."""
-        return self._open.get(address)
+        connection = self._open.get(address)
+        return None if connection is None or connection.closed else connection
 
     async def connection(self, address: str) -> Connection:
         """The connection to `address`, opened if need be; those who ask at once share one attempt.
 
         Raises ConnectFailed.
         """
-        connection = self._open.get(address)
+        connection = self.connected(address)
         if connection is not None:
             return connection
         if self._closed:
-            raise ConnectFailed(address, f"not connecting to {address}: the client is closed")
+            raise self._is_closed(address)
         opening = self._opening.get(address)
         if opening is None:
             opening = asyncio.ensure_future(self._connect(address))
             self._opening[address] = opening
             opening.add_done_callback(lambda task: self._opened(address, task))
-        return await asyncio.shield(opening)
+        try:
+            return await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            if opening.cancelled():  # by `close`, not the one who waits
+                raise self._is_closed(address) from None
+            raise
+
+    def _is_closed(self, address: str) -> ConnectFailed:
+        return ConnectFailed(address, f"not connecting to {address}: the client is closed")
 
     async def _connect(self, address: str) -> Connection:
         try:
             host, port = split_address(address)
         except ValueError as error:
             raise ConnectFailed(address, str(error)) from None
-
-        def make() -> Connection:
-            return Connection(self._table, offer_msgpack=self._offer_msgpack, on_close=self._lost)
-
-        connection = await self._network.connect(host, port, make, self._connect_timeout_s)
-        assert isinstance(connection, Connection)
+        connection = Connection(
+            self._table, offer_msgpack=self._offer_msgpack, on_close=self._lost, tasks=self._tasks
+        )
+        try:
+            await self._network.connect(host, port, lambda: connection, self._connect_timeout_s)
+        except BaseException:
+            connection.abort()
+            raise
+        if connection.closed:
+            raise ConnectFailed(address, f"{address} closed the connection as soon as it was open")
         connection.address = address
         self._open[address] = connection
         return connection
@@ -134,7 +153,7 @@ class Pool:
         Raises ResponseError when the answer's code is not in `accept`; ConnectFailed, ConnectionLost or
         CallTimeout when no answer came.
         """
-        connection = self._open.get(address)
+        connection = self.connected(address)
         if connection is None:
             loop = asyncio.get_running_loop()
             started = loop.time()
@@ -146,7 +165,14 @@ class Pool:
                     address, f"connecting to {address} took longer than {timeout_s:g} s"
                 ) from None
             timeout_s = max(0.001, timeout_s - (loop.time() - started))
-        command = await connection.call(header, body, timeout_s=timeout_s)
+        heard = connection.heard
+        try:
+            command = await connection.call(header, body, timeout_s=timeout_s)
+        except CallTimeout:
+            if connection.heard == heard and timeout_s >= HALF_DEAD_S:
+                log.warning("%s: silent for %g s; connection closed", address, timeout_s)
+                connection.abort()
+            raise
         if command.code not in accept:
             raise ResponseError(command.code, command.remark or "", address)
         return Reply(command, address)
@@ -170,10 +196,13 @@ class Pool:
             connection.close()
         for _ in range(100):
             if not self._open:
-                return
+                break
             await asyncio.sleep(0.005)
         for connection in list(self._open.values()):
             connection.abort()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.sleep(0)
 
 
 __all__ = ["Pool", "Reply", "TransportError"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from typing import Any
 
 from pymq.network import Listener, Network
 from pymq.protocol.framing import FRAME_MAX_LENGTH
@@ -39,6 +40,8 @@ class Server:
         self._frame_max_length = frame_max_length
         self._listeners: list[Listener] = []
         self._idle: dict[Connection, int] = {}
+        self._tasks: set[asyncio.Future[Any]] = set()
+        self._stopped = False
         self._sweeper: asyncio.TimerHandle | None = None
 
     @property
@@ -48,6 +51,12 @@ class Server:
 
     async def listen(self, host: str, port: int, table: DispatchTable) -> int:
         """Serve `table` on `host:port` (0 picks a port); gives the port. Raises PortInUse."""
+        listener = self._network.listen(host, port)
+        await self.serve(listener, table)
+        return listener.port
+
+    async def serve(self, listener: Listener, table: DispatchTable) -> None:
+        """Serve `table` on a port that was taken before. The listener is closed with this server."""
 
         def accept() -> Connection:
             return Connection(
@@ -56,15 +65,18 @@ class Server:
                 is_server=True,
                 on_open=self._opened,
                 on_close=self._closed,
+                tasks=self._tasks,
             )
 
-        listener = await self._network.listen(host, port, accept)
         self._listeners.append(listener)
+        await listener.serve(accept)
         if self._sweeper is None:
             self._schedule_sweep()
-        return listener.port
 
     def _opened(self, connection: Connection) -> None:
+        if self._stopped:
+            connection.abort()  # it was under way when the port was closed
+            return
         self._idle[connection] = 0
 
     def _closed(self, connection: Connection) -> None:
@@ -77,8 +89,7 @@ class Server:
 
     def _sweep(self) -> None:
         for connection, idle in list(self._idle.items()):
-            if connection.active:
-                connection.active = False
+            if connection.stirred():
                 self._idle[connection] = 0
             elif idle + 1 >= SWEEPS:
                 log.info("%s: idle for %g s; connection closed", connection.address, self._sweep_s * SWEEPS)
@@ -88,7 +99,8 @@ class Server:
         self._schedule_sweep()
 
     async def close(self) -> None:
-        """Stop listening and close all connections."""
+        """Stop listening, close all connections, end the handlers that are still under way."""
+        self._stopped = True
         if self._sweeper is not None:
             self._sweeper.cancel()
         for listener in self._listeners:
@@ -97,8 +109,10 @@ class Server:
             connection.close()
         for _ in range(50):
             if not self._idle:
-                return
+                break
             await asyncio.sleep(0.01)
         for connection in list(self._idle):
             connection.abort()
+        for task in list(self._tasks):
+            task.cancel()
         await asyncio.sleep(0)

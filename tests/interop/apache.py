@@ -1,4 +1,4 @@
-"""Apache RocketMQ itself: fetched by Maven into the user's cache folder, started as name servers and brokers."""
+"""Apache RocketMQ itself, fetched by Maven into the user's cache folder: its servers and its Java client."""
 
 from __future__ import annotations
 
@@ -7,11 +7,19 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from tests.interop.drivers import Driver
-from tests.interop.processes import HOST, Cluster, Node, Server, free_port
+from tests.interop.processes import (
+    Cluster,
+    Node,
+    Server,
+    broker_conf,
+    free_port,
+    wait_for_registration,
+    write_conf,
+)
 
 HERE = Path(__file__).parent
 JAVA_SOURCES = HERE / "java"
@@ -75,7 +83,11 @@ def built(name: str, sources: Iterable[Path], build: Callable[[Path], None]) -> 
 def run(*command: str | Path, cwd: Path | None = None) -> None:
     """Run a build step; AssertionError with its output when it fails."""
     done = subprocess.run(
-        [str(part) for part in command], cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False
+        [str(part) for part in command],
+        cwd=cwd,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        check=False,
     )
     assert done.returncode == 0, f"{command[0]} failed:\n{done.stdout.decode(errors='replace')[-4000:]}"
 
@@ -93,7 +105,9 @@ def java_classpath(version: str) -> str:
     jars = built(f"rocketmq-{version}", [pom], fetch)
 
     def compile_driver(folder: Path) -> None:
-        run("javac", "-encoding", "UTF-8", "-proc:none", "-nowarn", "-cp", f"{jars}/*", "-d", folder, *program)
+        run(
+            "javac", "-encoding", "UTF-8", "-proc:none", "-nowarn", "-cp", f"{jars}/*", "-d", folder, *program
+        )
         shutil.copy(logback, folder)
 
     classes = built(f"driver-{version}", [pom, logback, *program], compile_driver)
@@ -120,62 +134,40 @@ def java_driver(version: str, serialize: str, folder: Path) -> Driver:
 
 def _start(kind: str, main: str, version: str, folder: Path, heap: str, conf: Mapping[str, object]) -> Server:
     home = folder / "home"
-    logs = home / "conf"
-    logs.mkdir(parents=True, exist_ok=True)
     for name in ("logback_namesrv", "logback_broker"):
-        (logs / f"{name}.xml").write_text(_LOGBACK)
-    conf_file = folder / f"{kind}.conf"
-    conf_file.write_text("".join(f"{key}={value}\n" for key, value in conf.items()))
-    command = ("java", *JVM_OPTIONS, *heap.split(), f"-Duser.home={home}", "-cp", java_classpath(version), main,
-               "-c", str(conf_file))  # fmt: skip
-    return Server(kind, command, folder, {**os.environ, "ROCKETMQ_HOME": str(home)})
+        logback = home / "conf" / f"{name}.xml"
+        logback.parent.mkdir(parents=True, exist_ok=True)
+        logback.write_text(_LOGBACK)
+    conf_file = write_conf(folder / f"{kind}.conf", conf)
+    options = (*JVM_OPTIONS, heap, f"-Duser.home={home}", "-cp", java_classpath(version))
+    command = ("java", *options, main, "-c", str(conf_file))
+    return Server(f"{kind}-{version}", command, folder, {**os.environ, "ROCKETMQ_HOME": str(home)})
 
 
 def apache_name_server(version: str, folder: Path) -> Node:
     """Start Apache's name server and wait until it listens."""
     port = free_port()
-    server = _start("namesrv", "org.apache.rocketmq.namesrv.NamesrvStartup", version, folder,
-                    "-Xms32m -Xmx128m", {"listenPort": port})  # fmt: skip
-    server.wait_for_port(port)
-    return Node(server, port, folder)
+    main = "org.apache.rocketmq.namesrv.NamesrvStartup"
+    node = Node(_start("namesrv", main, version, folder, "-Xmx128m", {"listenPort": port}), port, folder)
+    node.server.wait_for_port(port)
+    return node
 
 
-def broker_conf(folder: Path, namesrv: str, port: int, name: str) -> dict[str, object]:
-    """A small master's settings, in the words that 4.3.2, 4.9.4 and pymq share."""
-    return {
-        "namesrvAddr": namesrv,
-        "brokerClusterName": "DefaultCluster",
-        "brokerName": name,
-        "brokerId": 0,
-        "deleteWhen": "04",
-        "fileReservedTime": 48,
-        "brokerRole": "ASYNC_MASTER",
-        "flushDiskType": "ASYNC_FLUSH",
-        "brokerIP1": HOST,
-        "brokerIP2": HOST,
-        "listenPort": port,
-        "autoCreateTopicEnable": "true",
-        "storePathRootDir": folder / "store",
-        "storePathCommitLog": folder / "store/commitlog",
-    }
-
-
-def apache_broker(version: str, folder: Path, namesrv: str, name: str = "broker-a") -> Node:
-    """Start Apache's broker and wait until all its three ports listen."""
+def apache_broker(version: str, folder: Path, name_servers: Sequence[Node], name: str = "broker-a") -> Node:
+    """Start Apache's broker and wait until all its name servers know it."""
     port = free_port()
-    # renamed after 4.5.1
-    segment = "mapedFileSizeCommitLog" if version == "4.3.2" else "mappedFileSizeCommitLog"
-    conf = broker_conf(folder, namesrv, port, name) | {segment: 16 << 20}
-    server = _start("broker", "org.apache.rocketmq.broker.BrokerStartup", version, folder,
-                    "-Xms128m -Xmx512m -XX:MaxDirectMemorySize=512m", conf)  # fmt: skip
-    for each in (port, port - 2, port + 1):
-        server.wait_for_port(each)
-    return Node(server, port, folder)
+    segment = (
+        "mapedFileSizeCommitLog" if version == "4.3.2" else "mappedFileSizeCommitLog"
+    )  # renamed after 4.5.1
+    conf = broker_conf(folder, name_servers, port, name) | {segment: 16 << 20}
+    main = "org.apache.rocketmq.broker.BrokerStartup"
+    node = Node(_start("broker", main, version, folder, "-Xmx512m", conf), port, folder)
+    wait_for_registration(node, name_servers)
+    return node
 
 
 def apache_cluster(version: str, folder: Path) -> Cluster:
     """Start Apache's name server and one broker of `version`."""
     name_server = apache_name_server(version, folder / "namesrv")
-    broker = apache_broker(version, folder / "broker", name_server.address)
+    broker = apache_broker(version, folder / "broker", [name_server])
     return Cluster(f"apache-{version}", name_server, broker)
-

@@ -1,19 +1,23 @@
-"""Server processes that a test starts, and their ports."""
+"""Server processes that a test starts, their ports, and the cluster that they form."""
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
+import struct
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 HOST = "127.0.0.1"
 _START_SECONDS = 30.0
 _STOP_SECONDS = 20.0
+_GET_BROKER_CLUSTER_INFO = 106
 
 
 def _is_free(port: int) -> bool:
@@ -57,11 +61,20 @@ def wait_until(what: str, condition: Callable[[], object], seconds: float = _STA
         time.sleep(0.05)
 
 
-def listens(port: int) -> bool:
-    """Whether somebody accepts connections on `port`."""
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        probe.settimeout(1.0)
-        return probe.connect_ex((HOST, port)) == 0
+def registered(namesrv_port: int) -> set[str]:
+    """The addresses of all brokers that a name server knows; empty while it does not answer."""
+    ask = {"code": _GET_BROKER_CLUSTER_INFO, "flag": 0, "language": "JAVA", "opaque": 1, "version": 401}
+    header = json.dumps(ask).encode()
+    try:
+        with socket.create_connection((HOST, namesrv_port), timeout=2.0) as connection:
+            connection.sendall(struct.pack(">ii", 4 + len(header), len(header)) + header)
+            with connection.makefile("rb") as answer:
+                size, header_size = struct.unpack(">ii", answer.read(8))
+                body = answer.read(size - 4)[header_size & 0xFFFFFF :]
+    except OSError:
+        return set()
+    # Apache's body has unquoted integer keys ({0:"127.0.0.1:10911"}): take what stands between the quotes.
+    return {text for text in body.decode().split('"') if text.startswith(f"{HOST}:")}
 
 
 class Server:
@@ -76,14 +89,18 @@ class Server:
                 command, cwd=folder, env=dict(env), stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
 
+    def wait_for(self, what: str, condition: Callable[[], object]) -> None:
+        """Return once `condition()` is true; AssertionError if the process ends before."""
+
+        def ready() -> object:
+            assert self._process.poll() is None, f"{self.name} ended:\n{self.tail()}"
+            return condition()
+
+        wait_until(f"{self.name}: {what}", ready)
+
     def wait_for_port(self, port: int) -> None:
         """Return once the process accepts connections on `port`."""
-
-        def ready() -> bool:
-            assert self._process.poll() is None, f"{self.name} ended: {self.tail()}"
-            return listens(port)
-
-        wait_until(f"{self.name} on port {port}", ready)
+        self.wait_for(f"listens on port {port}", lambda: _listens(port))
 
     def tail(self, lines: int = 15) -> str:
         """The last lines of its log."""
@@ -104,6 +121,12 @@ class Server:
         return self._process.wait(_STOP_SECONDS)
 
 
+def _listens(port: int) -> bool:
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.settimeout(1.0)
+        return probe.connect_ex((HOST, port)) == 0
+
+
 @dataclass
 class Node:
     """A running name server or broker, whoever's it is."""
@@ -114,11 +137,16 @@ class Node:
 
     @property
     def address(self) -> str:
+        """Where clients reach it."""
         return f"{HOST}:{self.port}"
 
-    def stop(self) -> None:
-        """End it as an administrator would."""
-        self.server.stop()
+    def stop(self) -> int:
+        """End it as an administrator would, and give its exit status."""
+        return self.server.stop()
+
+    def kill(self) -> None:
+        """End it at once: Apache's servers take seconds to say goodbye."""
+        self.server.kill()
 
 
 @dataclass
@@ -134,7 +162,45 @@ class Cluster:
         """The name server's address, as clients take it."""
         return self.name_server.address
 
-    def stop(self) -> None:
-        """Stop the broker first, so that it says goodbye to the name server."""
-        self.broker.stop()
-        self.name_server.stop()
+    def kill(self) -> None:
+        """End both at once."""
+        self.broker.kill()
+        self.name_server.kill()
+
+
+def broker_conf(folder: Path, name_servers: Sequence[Node], port: int, name: str) -> dict[str, object]:
+    """A small master's settings, in the words that 4.3.2, 4.9.4 and pymq share."""
+    return {
+        "namesrvAddr": ";".join(each.address for each in name_servers),
+        "brokerClusterName": "DefaultCluster",
+        "brokerName": name,
+        "brokerId": 0,
+        "deleteWhen": "04",
+        "fileReservedTime": 48,
+        "brokerRole": "ASYNC_MASTER",
+        "flushDiskType": "ASYNC_FLUSH",
+        "brokerIP1": HOST,
+        "brokerIP2": HOST,
+        "listenPort": port,
+        "autoCreateTopicEnable": "true",
+        "storePathRootDir": folder / "store",
+        "storePathCommitLog": folder / "store/commitlog",
+    }
+
+
+def write_conf(path: Path, conf: Mapping[str, object]) -> Path:
+    """Write settings as a conf file and give its path."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(f"{key}={value}\n" for key, value in conf.items()))
+    return path
+
+
+def wait_for_registration(broker: Node, name_servers: Sequence[Node]) -> None:
+    """Return once each name server knows the broker."""
+    for each in name_servers:
+        known = partial(_knows, each.port, broker.address)
+        broker.server.wait_for(f"registers with {each.address}", known)
+
+
+def _knows(namesrv_port: int, broker_address: str) -> bool:
+    return broker_address in registered(namesrv_port)

@@ -39,6 +39,13 @@ class SendMessageResponse(Header):
         )
 
 
+class SendFailed(Header):
+    """What a refused send carries (semantics.md §1.7)."""
+
+    msg_region: str = field(name="MSG_REGION")
+    trace_on: str = field(name="TRACE_ON")
+
+
 class SendMessageRequest(Header):
     """Send one message; the long spelling (code 10)."""
 
@@ -102,18 +109,8 @@ class PullMessageResponse(Header):
         )
 
 
-PULL_COMMIT_OFFSET = 1
-"""Pull sysFlag bit: `commit_offset` is valid and should be stored."""
-PULL_SUSPEND = 2
-"""Pull sysFlag bit: the broker may hold the pull until something arrives."""
-PULL_SUBSCRIPTION = 4
-"""Pull sysFlag bit: `subscription` applies, no heartbeat needed."""
-PULL_CLASS_FILTER = 8
-"""Pull sysFlag bit: class filter; the broker lets all pass."""
-
-
 class PullMessageRequest(Header):
-    """Read on in a queue from `queue_offset` (code 11). Times in ms."""
+    """Read on in a queue from `queue_offset` (code 11). Times in ms; `sys_flag`: sysflags.PullFlag."""
 
     code = RequestCode.PULL_MESSAGE
     answer = PullMessageResponse
@@ -220,7 +217,7 @@ class QueryMessageResponse(Header):
 
 
 class QueryMessageRequest(Header):
-    """Messages by topic and key (code 12). Times in ms."""
+    """Messages by topic and key (code 12). Times in ms; `unique_key_query`: `key` is a UNIQ_KEY."""
 
     code = RequestCode.QUERY_MESSAGE
     answer = QueryMessageResponse
@@ -229,6 +226,7 @@ class QueryMessageRequest(Header):
     max_num: Int
     begin_timestamp: Long
     end_timestamp: Long
+    unique_key_query: bool | None = field(default=None, name="_UNIQUE_KEY_QUERY")
 
 
 class ConsumerSendMsgBackRequest(Header):

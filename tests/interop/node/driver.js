@@ -54,7 +54,7 @@ async function send(ask) {
       status: result.sendStatus,
       topic: result.messageQueue.topic,
       broker: result.messageQueue.brokerName,
-      queue_id: result.messageQueue.queueId,
+      queue_id: Number(result.messageQueue.queueId),
       msg_id: result.msgId,
       offset_msg_id: result.offsetMsgId,
       queue_offset: Number(result.queueOffset),

@@ -198,14 +198,14 @@ final class Admins {
         return properties;
     }
 
-    /** 4.9.4 wants the cluster's name between the two arguments of 4.3.2. */
+    /** 4.9.4 wants the cluster's name as a third argument (its signature names the last two the wrong way round). */
     private static Object deleteTopicInNameServer(DefaultMQAdminExt client, JSONObject ask) throws Exception {
         for (Method method : DefaultMQAdminExt.class.getMethods()) {
             if (method.getName().equals("deleteTopicInNameServer")) {
                 java.util.Set<String> addrs = Collections.singleton(ask.getString("addr"));
                 return method.getParameterCount() == 2
                     ? method.invoke(client, addrs, ask.getString("topic"))
-                    : method.invoke(client, addrs, ask.getString("cluster"), ask.getString("topic"));
+                    : method.invoke(client, addrs, ask.getString("topic"), ask.getString("cluster"));
             }
         }
         throw new NoSuchMethodException("deleteTopicInNameServer");

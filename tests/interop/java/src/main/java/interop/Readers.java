@@ -89,11 +89,10 @@ final class Readers {
         return json;
     }
 
+    /** Commit at the broker and wait for its answer (a consumer's own commits are oneway). */
     private Object commit(JSONObject ask) throws Exception {
-        DefaultMQPullConsumer client = client(ask);
-        MessageQueue queue = Messages.queue(ask);
-        client.updateConsumeOffset(queue, ask.getLongValue("offset"));
-        client.getOffsetStore().persistAll(Collections.singleton(queue));
+        client(ask).getDefaultMQPullConsumerImpl().getOffsetStore().updateConsumeOffsetToBroker(
+            Messages.queue(ask), ask.getLongValue("offset"), false);
         return null;
     }
 

@@ -1,0 +1,1 @@
+"""The benchmark: a compiled load against pymq, a bare echo of its frames, and Apache RocketMQ."""

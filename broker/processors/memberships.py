@@ -1,0 +1,144 @@
+"""Clients and their groups: heartbeats, leaving, member lists, and the notice that members have changed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from pymq.broker.broker_config import BrokerConfig
+from pymq.broker.live_clients import ConsumerGroup, LiveClients, Member
+from pymq.broker.subscription_groups import SubscriptionGroups
+from pymq.broker.topics import TopicTable
+from pymq.errors import ConnectionLost, ResponseError
+from pymq.protocol.bodies.connections import (
+    CheckClientConfigBody,
+    ConnectionData,
+    ConsumerConnection,
+    ProducerConnection,
+)
+from pymq.protocol.bodies.heartbeat import ConsumerList, HeartbeatData
+from pymq.protocol.codes import RequestCode, ResponseCode
+from pymq.protocol.headers.administration import (
+    GetConsumerConnectionListRequest,
+    GetProducerConnectionListRequest,
+)
+from pymq.protocol.headers.groups import (
+    CheckClientConfigRequest,
+    GetConsumerListByGroupRequest,
+    HeartBeatRequest,
+    NotifyConsumerIdsChangedRequest,
+    UnregisterClientRequest,
+)
+from pymq.protocol.tag_filter import TagExpressionError, tag_codes
+from pymq.transport.dispatch import Answer, Request, Row, row
+
+
+class MembershipProcessor:
+    """Serves clients that come, stay and go."""
+
+    def __init__(
+        self, config: BrokerConfig, clients: LiveClients, groups: SubscriptionGroups, topics: TopicTable
+    ) -> None:
+        self._config = config
+        self._clients = clients
+        self._groups = groups
+        self._topics = topics
+
+    @property
+    def table(self) -> Iterable[tuple[RequestCode, Row]]:
+        """The codes served here."""
+        return [
+            row(HeartBeatRequest, self.heartbeat),
+            row(UnregisterClientRequest, self.unregister),
+            row(CheckClientConfigRequest, self.check),
+            row(GetConsumerListByGroupRequest, self.consumer_list),
+            row(GetConsumerConnectionListRequest, self.consumer_connections),
+            row(GetProducerConnectionListRequest, self.producer_connections),
+        ]
+
+    def heartbeat(self, request: Request[HeartBeatRequest]) -> Answer:
+        """A client and its groups. The answer's version tells clients what the broker can."""
+        data = HeartbeatData.decode(request.body)
+        connection, command = request.connection, request.command
+        for consumer in data.consumer_data_set:
+            group = self._groups.get_or_create(consumer.group_name)
+            if group is None:
+                continue
+            self._topics.ensure_retry_topic(group.group_name, group.retry_queue_nums, consumer.unit_mode)
+            self._clients.consumer_heartbeat(
+                connection, data.client_id, command.language, command.version, consumer
+            )
+        for producer in data.producer_data_set:
+            self._clients.producer_heartbeat(
+                connection, data.client_id, command.language, command.version, producer
+            )
+        return Answer()
+
+    def unregister(self, request: Request[UnregisterClientRequest]) -> Answer:
+        """A client leaves groups."""
+        header = request.header
+        self._clients.unregister(request.connection, header.producer_group, header.consumer_group)
+        return Answer()
+
+    def check(self, request: Request[CheckClientConfigRequest]) -> Answer:
+        """Would this subscription be served? SQL92 is off unless enablePropertyFilter says otherwise."""
+        subscription = CheckClientConfigBody.decode(request.body).subscription_data
+        if subscription.expression_type not in ("", "TAG"):
+            raise ResponseError(
+                ResponseCode.SYSTEM_ERROR,
+                "The broker does not support consumer to filter message by "
+                f"{subscription.expression_type} (enablePropertyFilter=false)",
+            )
+        try:
+            tag_codes(subscription.sub_string)
+        except TagExpressionError as error:
+            raise ResponseError(ResponseCode.SUBSCRIPTION_PARSE_FAILED, str(error)) from None
+        return Answer()
+
+    def consumer_list(self, request: Request[GetConsumerListByGroupRequest]) -> Answer:
+        """The client ids of a group."""
+        name = request.header.consumer_group
+        group = self._clients.consumers(name)
+        if group is None:
+            raise ResponseError(ResponseCode.SYSTEM_ERROR, f"no consumer for this group, {name}")
+        return Answer(body=ConsumerList([m.client_id for m in group.members.values()]).encode())
+
+    def consumer_connections(self, request: Request[GetConsumerConnectionListRequest]) -> Answer:
+        """The members of a consumer group and what they subscribe."""
+        name = request.header.consumer_group
+        group = self._clients.consumers(name)
+        if group is None:
+            raise ResponseError(ResponseCode.CONSUMER_NOT_ONLINE, f"the consumer group[{name}] not online")
+        body = ConsumerConnection(
+            [_connection_data(member) for member in group.members.values()],
+            dict(group.subscriptions),
+            group.consume_type,
+            group.message_model,
+            group.consume_from_where,
+        )
+        return Answer(body=body.encode())
+
+    def producer_connections(self, request: Request[GetProducerConnectionListRequest]) -> Answer:
+        """The members of a producer group."""
+        name = request.header.producer_group
+        members = self._clients.producers(name)
+        if not members:
+            raise ResponseError(ResponseCode.SYSTEM_ERROR, f"the producer group[{name}] not exist")
+        return Answer(body=ProducerConnection([_connection_data(member) for member in members]).encode())
+
+    def notify_changed(self, group: ConsumerGroup) -> None:
+        """Tell all members of a group to rebalance, if the group and the broker want that."""
+        config = self._groups.get(group.name)
+        if not self._config.notify_consumer_ids_changed_enable or config is None:
+            return
+        if not config.notify_consumer_ids_changed_enable:
+            return
+        header = NotifyConsumerIdsChangedRequest(group.name)
+        for member in list(group.members.values()):
+            try:
+                member.connection.oneway(header)
+            except ConnectionLost:
+                continue  # its own leaving is on the way
+
+
+def _connection_data(member: Member) -> ConnectionData:
+    return ConnectionData(member.client_id, member.connection.address, member.language, member.version)

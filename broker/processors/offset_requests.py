@@ -1,0 +1,96 @@
+"""Offsets of groups and bounds of queues: codes 14, 15, 29–32, and a stored message by its offset: 33."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from pymq.store.messagestore import MessageStore
+
+from pymq.broker.consumer_offsets import ConsumerOffsetTable
+from pymq.errors import ResponseError
+from pymq.protocol.codes import RequestCode, ResponseCode
+from pymq.protocol.headers.messaging import (
+    GetEarliestMsgStoretimeRequest,
+    GetEarliestMsgStoretimeResponse,
+    GetMaxOffsetRequest,
+    GetMinOffsetRequest,
+    OffsetResponse,
+    QueryConsumerOffsetRequest,
+    QueryConsumerOffsetResponse,
+    SearchOffsetRequest,
+    UpdateConsumerOffsetRequest,
+    ViewMessageRequest,
+)
+from pymq.transport.dispatch import Answer, Request, Row, row
+
+
+class OffsetProcessor:
+    """Serves where groups stand and where queues begin and end."""
+
+    def __init__(self, offsets: ConsumerOffsetTable, store: MessageStore) -> None:
+        self._offsets = offsets
+        self._store = store
+
+    @property
+    def table(self) -> Iterable[tuple[RequestCode, Row]]:
+        """The codes served here."""
+        return [
+            row(QueryConsumerOffsetRequest, self.query),
+            row(UpdateConsumerOffsetRequest, self.commit),
+            row(GetMaxOffsetRequest, self.max_offset),
+            row(GetMinOffsetRequest, self.min_offset),
+            row(SearchOffsetRequest, self.search),
+            row(GetEarliestMsgStoretimeRequest, self.earliest),
+            row(ViewMessageRequest, self.view),
+        ]
+
+    def query(self, request: Request[QueryConsumerOffsetRequest]) -> Answer:
+        """A group's stored offset; 0 on a young queue that it never consumed (semantics.md §7)."""
+        header = request.header
+        offset = self._offsets.query(header.consumer_group, header.topic, header.queue_id)
+        if offset is not None and offset >= 0:
+            return Answer(0, QueryConsumerOffsetResponse(offset))
+        if self._store.min_offset(header.topic, header.queue_id) <= 0 and self._store.is_in_memory(
+            header.topic, header.queue_id, 0
+        ):
+            return Answer(0, QueryConsumerOffsetResponse(0))
+        raise ResponseError(
+            ResponseCode.QUERY_NOT_FOUND, "Not found, V3_0_6_SNAPSHOT maybe this group consumer boot first"
+        )
+
+    def commit(self, request: Request[UpdateConsumerOffsetRequest]) -> Answer:
+        """Store a group's offset, whatever it is."""
+        header = request.header
+        self._offsets.commit(header.consumer_group, header.topic, header.queue_id, header.commit_offset)
+        return Answer()
+
+    def max_offset(self, request: Request[GetMaxOffsetRequest]) -> Answer:
+        """The offset of the queue's next message."""
+        header = request.header
+        return Answer(0, OffsetResponse(self._store.max_offset(header.topic, header.queue_id)))
+
+    def min_offset(self, request: Request[GetMinOffsetRequest]) -> Answer:
+        """The offset of the queue's first message."""
+        header = request.header
+        return Answer(0, OffsetResponse(self._store.min_offset(header.topic, header.queue_id)))
+
+    def search(self, request: Request[SearchOffsetRequest]) -> Answer:
+        """The offset nearest to a store time."""
+        header = request.header
+        offset = self._store.offset_by_time(header.topic, header.queue_id, header.timestamp)
+        return Answer(0, OffsetResponse(offset))
+
+    def earliest(self, request: Request[GetEarliestMsgStoretimeRequest]) -> Answer:
+        """The store time of the queue's first message."""
+        header = request.header
+        timestamp = self._store.earliest_store_time(header.topic, header.queue_id)
+        return Answer(0, GetEarliestMsgStoretimeResponse(timestamp))
+
+    def view(self, request: Request[ViewMessageRequest]) -> Answer:
+        """One stored message."""
+        record = self._store.record_at(request.header.offset)
+        if record is None:
+            raise ResponseError(
+                ResponseCode.SYSTEM_ERROR, f"can not find message by the offset, {request.header.offset}"
+            )
+        return Answer(body=record)

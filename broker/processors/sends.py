@@ -1,0 +1,243 @@
+"""Sending: SEND_MESSAGE, SEND_MESSAGE_V2, SEND_BATCH_MESSAGE (semantics.md §1).
+
+The way of one send: topic (made from a template if need be) → queue → properties as 4.9.4 stores them →
+`MessageStore.put` → the answer with offset id and queue offset.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from pymq.store.messagestore import MessageStore
+
+from pymq.broker.broker_config import BrokerConfig
+from pymq.broker.figures import Figures
+from pymq.broker.topics import TopicTable
+from pymq.clock import Clock
+from pymq.errors import MessageIllegal, ResponseError, StoreError
+from pymq.protocol import properties as names
+from pymq.protocol.bodies.topic_config import PERM_WRITE, TopicConfig
+from pymq.protocol.codes import RequestCode, ResponseCode
+from pymq.protocol.headers.messaging import (
+    SendBatchMessageRequest,
+    SendFailed,
+    SendMessageRequest,
+    SendMessageRequestV2,
+    SendMessageResponse,
+)
+from pymq.protocol.message import decode_batch
+from pymq.protocol.message_ids import encode_offset_msg_id
+from pymq.protocol.properties import get_property, join_properties
+from pymq.protocol.sysflags import HOST_MASK, MULTI_TAGS, TRANSACTION_MASK
+from pymq.protocol.tag_filter import tags_code
+from pymq.transport.dispatch import Answer, Request, Row, row
+
+NAME_PATTERN = re.compile(r"[%|a-zA-Z0-9_-]+")
+"""Topics and groups (wire.md §6.4)."""
+
+TOPIC_MAX_LENGTH = 127
+
+NOT_FOR_SENDING = frozenset(
+    [
+        "SCHEDULE_TOPIC_XXXX",
+        "RMQ_SYS_TRANS_HALF_TOPIC",
+        "RMQ_SYS_TRANS_OP_HALF_TOPIC",
+        "TRANS_CHECK_MAX_TIME_TOPIC",
+        "SELF_TEST_TOPIC",
+        "OFFSET_MOVED_EVENT",
+    ]
+)
+"""semantics.md §1.2, check 4."""
+
+_WAIT = re.compile("(?:^|(?<=\x02))WAIT\x01[^\x02]*\x02?")
+
+SendHeader = SendMessageRequest | SendMessageRequestV2
+
+
+class SendProcessor:
+    """Serves what stores new messages."""
+
+    def __init__(
+        self,
+        config: BrokerConfig,
+        topics: TopicTable,
+        store: MessageStore,
+        store_host: bytes,
+        clock: Clock,
+        figures: Figures,
+    ) -> None:
+        self._config = config
+        self._topics = topics
+        self._store = store
+        self._store_host = store_host
+        self._clock = clock
+        self._figures = figures
+        self._cluster = names.CLUSTER + names.NAME_VALUE_SEPARATOR + config.broker_cluster_name
+        self._guarded = (
+            bool(config.start_accept_send_request_time_stamp) or not config.broker_permission & PERM_WRITE
+        )
+        self._region = config.region_id
+        self._trace_on = "true" if config.trace_on else "false"
+
+    @property
+    def table(self) -> Iterable[tuple[RequestCode, Row]]:
+        """The codes served here."""
+        return [
+            row(SendMessageRequest, self.send),
+            row(SendMessageRequestV2, self.send),
+            row(SendBatchMessageRequest, self.send),
+        ]
+
+    def send(self, request: Request[SendHeader]) -> Answer:
+        """Store one message, or a batch. Every refusal also carries region and trace switch, as Apache's."""
+        header = request.header
+        try:
+            topic = self._topics.get(header.topic)
+            if topic is None or self._guarded or header.topic in NOT_FOR_SENDING:
+                topic = self._admit(header)
+            queue_id = header.queue_id
+            if queue_id < 0:
+                queue_id = self._clock.random.randrange(max(1, topic.write_queue_nums))
+            elif queue_id >= topic.write_queue_nums and queue_id >= topic.read_queue_nums:
+                raise ResponseError(
+                    ResponseCode.SYSTEM_ERROR,
+                    f"request queueId[{queue_id}] is illegal, topic {header.topic} has "
+                    f"{topic.write_queue_nums} write queues and {topic.read_queue_nums} read queues",
+                )
+            if header.batch == "true" or type(header) is SendBatchMessageRequest:
+                return self._store_batch(request, queue_id)
+            return self._store_one(request, topic, queue_id)
+        except MessageIllegal as error:
+            return self._refuse(ResponseCode.MESSAGE_ILLEGAL, str(error))
+        except StoreError as error:
+            return self._refuse(ResponseCode.SERVICE_NOT_AVAILABLE, str(error))
+        except ResponseError as error:
+            return self._refuse(error.code, error.remark)
+
+    def _refuse(self, code: int, remark: str) -> Answer:
+        self._figures.put_failures += 1
+        return Answer(code, SendFailed(self._region, self._trace_on), remark=remark)
+
+    def _admit(self, header: SendHeader) -> TopicConfig:
+        """What is checked only when the topic is not one of those known and plain (semantics.md §1.2)."""
+        if self._clock.now_ms() < self._config.start_accept_send_request_time_stamp:
+            until = self._clock.local_time(self._config.start_accept_send_request_time_stamp)
+            raise ResponseError(
+                ResponseCode.SYSTEM_ERROR, f"broker unable to service, until {until:%Y-%m-%d %H:%M:%S}"
+            )
+        fault = topic_fault(header.topic)
+        if fault:
+            raise ResponseError(ResponseCode.SYSTEM_ERROR, fault)
+        if header.topic in NOT_FOR_SENDING:
+            raise ResponseError(
+                ResponseCode.NO_PERMISSION, f"Sending message to topic[{header.topic}] is forbidden."
+            )
+        topic = self._topics.get(header.topic) or self._topics.create_for_send(
+            header.topic, header.default_topic, header.default_topic_queue_nums, header.unit_mode == "true"
+        )
+        if topic is None:
+            raise ResponseError(
+                ResponseCode.TOPIC_NOT_EXIST, f"topic[{header.topic}] not exist, apply first please!"
+            )
+        if topic.order and not self._config.broker_permission & PERM_WRITE:
+            raise ResponseError(
+                ResponseCode.NO_PERMISSION,
+                f"the broker[{self._config.broker_name}] sending message is forbidden",
+            )
+        return topic
+
+    def _store_one(self, request: Request[SendHeader], topic: TopicConfig, queue_id: int) -> Answer:
+        header = request.header
+        text = header.properties or ""
+        if "DELAY\x01" in text or "TRAN_MSG\x01" in text or "TIMER_" in text:
+            _refuse_not_built(text)
+        result = self._store.put(
+            header.topic,
+            queue_id,
+            request.command.body,
+            self._stored_properties(text),
+            flag=header.flag,
+            sys_flag=header.sys_flag & ~HOST_MASK
+            if topic.topic_filter_type != "MULTI_TAG"
+            else header.sys_flag & ~HOST_MASK | MULTI_TAGS,
+            born_timestamp=header.born_timestamp,
+            born_host=request.connection.born_host,
+            reconsume_times=header.reconsume_times or 0,
+            tags_code=tags_code(get_property(text, "TAGS")),
+        )
+        self._figures.put_messages += 1
+        self._figures.put_bytes += len(request.command.body)
+        return Answer(
+            0,
+            SendMessageResponse(
+                encode_offset_msg_id(self._store_host, result.physical_offset),
+                queue_id,
+                result.queue_offset,
+                None,
+                self._region,
+                self._trace_on,
+            ),
+        )
+
+    def _stored_properties(self, text: str) -> str:
+        """4.9.4 stores no WAIT and adds CLUSTER (semantics.md §1.2)."""
+        if "WAIT\x01" in text:
+            text = _WAIT.sub("", text)
+        if not text:
+            return self._cluster
+        return text + self._cluster if text[-1] == "\x02" else f"{text}\x02{self._cluster}"
+
+    def _store_batch(self, request: Request[SendHeader], queue_id: int) -> Answer:
+        header = request.header
+        own = header.properties or ""
+        if header.topic.startswith("%RETRY%"):
+            raise ResponseError(ResponseCode.MESSAGE_ILLEGAL, "batch request does not support retry group")
+        if get_property(own, names.DELAY) or header.sys_flag & TRANSACTION_MASK:
+            raise ResponseError(
+                ResponseCode.MESSAGE_ILLEGAL, "a batch can be neither delayed nor transactional"
+            )
+        if len(request.body) > self._config.max_message_size:
+            raise ResponseError(
+                ResponseCode.MESSAGE_ILLEGAL,
+                f"batch of {len(request.body)} bytes is over maxMessageSize={self._config.max_message_size}",
+            )
+        entries = decode_batch(request.body)
+        batch_properties = self._stored_properties(own)
+        for entry in entries:
+            entry.properties = join_properties(entry.properties, batch_properties)
+        results = self._store.put_batch(
+            header.topic,
+            queue_id,
+            entries,
+            sys_flag=header.sys_flag & ~HOST_MASK,
+            born_timestamp=header.born_timestamp,
+            born_host=request.connection.born_host,
+        )
+        self._figures.put(len(results), len(request.body))
+        ids = ",".join(encode_offset_msg_id(self._store_host, result.physical_offset) for result in results)
+        return Answer(
+            0,
+            SendMessageResponse(ids, queue_id, results[0].queue_offset, None, self._region, self._trace_on),
+        )
+
+
+def _refuse_not_built(text: str) -> None:
+    """Refuse what would otherwise be delivered at the wrong time or before its transaction has ended."""
+    for name in (names.DELAY, names.TRAN_MSG, "TIMER_DELIVER_MS", "TIMER_DELAY_SEC", "TIMER_DELAY_MS"):
+        value = get_property(text, name)
+        if value and value not in ("0", "false"):
+            raise ResponseError(
+                ResponseCode.MESSAGE_ILLEGAL, f"this version of pymq does not serve {name}={value} yet"
+            )
+
+
+def topic_fault(topic: str) -> str | None:
+    """What is wrong with a topic's name, or None (semantics.md §1.2, check 3)."""
+    if not topic or topic.isspace():
+        return "The specified topic is blank."
+    if len(topic) > TOPIC_MAX_LENGTH:
+        return f"The specified topic is longer than topic max length {TOPIC_MAX_LENGTH}."
+    if not NAME_PATTERN.fullmatch(topic):
+        return f"The specified topic[{topic}] contains illegal characters, allowing only ^[%|a-zA-Z0-9_-]+$"
+    return None

@@ -1,0 +1,146 @@
+"""Topics by request: create, delete, list, statistics (codes 17, 21, 202, 215, 305, 351)."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Iterable
+
+from pymq.store.messagestore import MessageStore
+
+from pymq.broker.arrivals import Arrivals
+from pymq.broker.broker_config import BrokerConfig
+from pymq.broker.processors.sends import topic_fault
+from pymq.broker.topics import TopicTable
+from pymq.errors import ResponseError
+from pymq.protocol.bodies.body import MessageQueue
+from pymq.protocol.bodies.offsets import TopicOffset, TopicStatsTable
+from pymq.protocol.bodies.topic_config import TopicConfig, TopicList
+from pymq.protocol.codes import RequestCode, ResponseCode
+from pymq.protocol.headers.administration import (
+    CreateTopicRequest,
+    DeleteTopicInBrokerRequest,
+    GetAllTopicConfigRequest,
+    GetSystemTopicListFromBrokerRequest,
+    GetTopicConfigRequest,
+    GetTopicStatsInfoRequest,
+)
+from pymq.transport.dispatch import Answer, Request, Row, row
+
+log = logging.getLogger("pymq.broker.topics")
+
+
+class TopicProcessor:
+    """Serves those who set up topics and look at them.
+
+    `register_topic` tells the name servers of one topic and returns when they have answered.
+    """
+
+    def __init__(
+        self,
+        config: BrokerConfig,
+        topics: TopicTable,
+        store: MessageStore,
+        arrivals: Arrivals,
+        register_topic: Callable[[str], Awaitable[None]],
+    ) -> None:
+        self._config = config
+        self._topics = topics
+        self._store = store
+        self._arrivals = arrivals
+        self._register_topic = register_topic
+
+    @property
+    def table(self) -> Iterable[tuple[RequestCode, Row]]:
+        """The codes served here."""
+        return [
+            row(CreateTopicRequest, self.create),
+            row(DeleteTopicInBrokerRequest, self.delete),
+            row(GetAllTopicConfigRequest, self.all_topics),
+            row(GetTopicConfigRequest, self.one_topic),
+            row(GetSystemTopicListFromBrokerRequest, self.system_topics),
+            row(GetTopicStatsInfoRequest, self.stats),
+        ]
+
+    async def create(self, request: Request[CreateTopicRequest]) -> Answer:
+        """Create or change a topic; answered once the name servers know, so a route asked next is right."""
+        header = request.header
+        fault = topic_fault(header.topic)
+        if fault is None and self._topics.is_system(header.topic):
+            fault = f"The topic[{header.topic}] is conflict with system topic."
+        if fault is None and not (header.read_queue_nums >= 0 and header.write_queue_nums >= 0):
+            fault = (
+                f"topic {header.topic}: queues may not be negative "
+                f"(readQueueNums={header.read_queue_nums}, writeQueueNums={header.write_queue_nums})"
+            )
+        if fault is None and header.topic_filter_type not in ("SINGLE_TAG", "MULTI_TAG"):
+            fault = f"topicFilterType {header.topic_filter_type!r}: expected SINGLE_TAG or MULTI_TAG"
+        if fault is not None:
+            raise ResponseError(ResponseCode.SYSTEM_ERROR, fault)
+        known = self._topics.get(header.topic)
+        self._topics.put(
+            TopicConfig(
+                header.topic,
+                header.read_queue_nums,
+                header.write_queue_nums,
+                header.perm,
+                header.topic_filter_type,
+                header.topic_sys_flag or 0,
+                known.order if known else False,
+            )
+        )
+        log.info(
+            "topic %s %s by %s: %d read and %d write queues, perm %d",
+            header.topic,
+            "changed" if known else "created",
+            request.connection.address,
+            header.read_queue_nums,
+            header.write_queue_nums,
+            header.perm,
+        )
+        self._arrivals.wake_topic(header.topic)
+        await self._register_topic(header.topic)
+        return Answer()
+
+    def delete(self, request: Request[DeleteTopicInBrokerRequest]) -> Answer:
+        """Delete a topic and its queues. Offsets of groups stay (semantics.md §7)."""
+        topic = request.header.topic
+        if self._topics.is_system(topic):
+            raise ResponseError(
+                ResponseCode.SYSTEM_ERROR, f"The topic[{topic}] is conflict with system topic."
+            )
+        if self._topics.delete(topic):
+            log.info("topic %s deleted by %s", topic, request.connection.address)
+        self._store.delete_topic(topic)
+        self._arrivals.wake_topic(topic)
+        return Answer()
+
+    def all_topics(self, request: Request[GetAllTopicConfigRequest]) -> Answer:
+        """The whole table with its data version."""
+        return Answer(body=self._topics.snapshot().encode())
+
+    def one_topic(self, request: Request[GetTopicConfigRequest]) -> Answer:
+        """One topic's configuration."""
+        return Answer(body=self._known(request.header.topic).encode())
+
+    def system_topics(self, request: Request[GetSystemTopicListFromBrokerRequest]) -> Answer:
+        """The broker's own topics."""
+        return Answer(body=TopicList(self._topics.system_topics).encode())
+
+    def stats(self, request: Request[GetTopicStatsInfoRequest]) -> Answer:
+        """Bounds of each write queue, and when its last message was stored (0: none)."""
+        topic = request.header.topic
+        table = {}
+        for queue_id in range(self._known(topic).write_queue_nums):
+            low = max(0, self._store.min_offset(topic, queue_id))
+            high = max(0, self._store.max_offset(topic, queue_id))
+            stored_ms = self._store.store_time(topic, queue_id, high - 1) if high > low else 0
+            table[MessageQueue(topic, self._config.broker_name, queue_id)] = TopicOffset(
+                low, high, max(0, stored_ms)
+            )
+        return Answer(body=TopicStatsTable(table).encode())
+
+    def _known(self, topic: str) -> TopicConfig:
+        config = self._topics.get(topic)
+        if config is None:
+            raise ResponseError(ResponseCode.TOPIC_NOT_EXIST, f"topic[{topic}] not exist")
+        return config

@@ -1,0 +1,165 @@
+"""The broker's topics: `topics.json`, the system topics, and creation on first use (semantics.md §1.3)."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+
+import msgspec
+
+from pymq.broker.broker_config import BrokerConfig
+from pymq.clock import Clock
+from pymq.protocol import tolerant_json
+from pymq.protocol.bodies.topic_config import (
+    PERM_INHERIT,
+    PERM_READ,
+    PERM_WRITE,
+    TOPIC_UNIT,
+    TOPIC_UNIT_SUB,
+    DataVersion,
+    TopicConfig,
+    TopicConfigSerializeWrapper,
+)
+
+log = logging.getLogger("pymq.broker.topics")
+
+AUTO_CREATE_TOPIC = "TBW102"
+"""The template of topics that are created on first use."""
+
+RETRY_PREFIX = "%RETRY%"
+DLQ_PREFIX = "%DLQ%"
+SYSTEM_PREFIX = "rmq_sys_"
+
+
+class TopicTable:
+    """Topic name → configuration.
+
+    Configurations are never changed in place: a change is a new object, so that a copy of the table may be
+    encoded on another thread. `on_change` is called with the topic's name after each change.
+    """
+
+    def __init__(self, config: BrokerConfig, clock: Clock) -> None:
+        self._config = config
+        self._clock = clock
+        self.on_change: list[Callable[[str], None]] = []
+        self._table = {topic.topic_name: topic for topic in _system_topics(config)}
+        self._system = frozenset(self._table)
+        self.data_version = DataVersion(counter=0, timestamp=clock.now_ms())
+
+    def get(self, topic: str) -> TopicConfig | None:
+        """A topic's configuration, or None."""
+        return self._table.get(topic)
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+    def names(self) -> list[str]:
+        """All topics."""
+        return list(self._table)
+
+    def is_system(self, topic: str) -> bool:
+        """Whether the topic is the broker's own: it can be neither changed nor deleted by request."""
+        return topic in self._system or topic.startswith(SYSTEM_PREFIX)
+
+    @property
+    def system_topics(self) -> list[str]:
+        """The broker's own topics (code 305)."""
+        return sorted(self._system)
+
+    def put(self, topic: TopicConfig) -> None:
+        """Create or replace a topic."""
+        self._table[topic.topic_name] = topic
+        self._advance(topic.topic_name)
+
+    def delete(self, topic: str) -> bool:
+        """Forget a topic; says whether there was one."""
+        if self._table.pop(topic, None) is None:
+            return False
+        self._advance(topic)
+        return True
+
+    def create_for_send(
+        self, topic: str, template_name: str, queue_nums: int, is_unit: bool
+    ) -> TopicConfig | None:
+        """Make an unknown topic after the sender's template; None when that is not allowed.
+
+        Retry topics need no template.
+        """
+        template = self._table.get(template_name)
+        if template is not None and template.perm & PERM_INHERIT:
+            queues = max(0, min(queue_nums, template.write_queue_nums))
+            created = TopicConfig(
+                topic_name=topic,
+                read_queue_nums=queues,
+                write_queue_nums=queues,
+                perm=template.perm & ~PERM_INHERIT,
+                topic_filter_type=template.topic_filter_type,
+                topic_sys_flag=TOPIC_UNIT if is_unit else 0,
+            )
+        elif topic.startswith(RETRY_PREFIX):
+            created = TopicConfig(
+                topic_name=topic, read_queue_nums=1, write_queue_nums=1, perm=PERM_READ | PERM_WRITE
+            )
+        else:
+            return None
+        log.info("topic %s created on first use, %d queues", topic, created.write_queue_nums)
+        self.put(created)
+        return created
+
+    def ensure_retry_topic(self, group: str, queue_nums: int, is_unit: bool) -> None:
+        """Make the retry topic of a consumer group if it is missing."""
+        name = RETRY_PREFIX + group
+        if name not in self._table and queue_nums > 0:
+            self.put(
+                TopicConfig(
+                    topic_name=name,
+                    read_queue_nums=queue_nums,
+                    write_queue_nums=queue_nums,
+                    perm=PERM_READ | PERM_WRITE,
+                    topic_sys_flag=TOPIC_UNIT_SUB if is_unit else 0,
+                )
+            )
+
+    def apply_order(self, ordered: Iterable[str]) -> None:
+        """Set `order` on exactly these topics: the name server's ORDER_TOPIC_CONFIG (wire.md §7.3)."""
+        wanted = frozenset(ordered)
+        for name, topic in list(self._table.items()):
+            if topic.order != (name in wanted):
+                self.put(msgspec.structs.replace(topic, order=name in wanted))
+
+    def _advance(self, changed: str) -> None:
+        self.data_version = self.data_version.next(self._clock.now_ms())
+        for listener in self.on_change:
+            listener(changed)
+
+    def snapshot(self) -> TopicConfigSerializeWrapper:
+        """A copy with its data version, which may be encoded on another thread."""
+        return TopicConfigSerializeWrapper(self.data_version, dict(self._table))
+
+    def load(self, text: str) -> None:
+        """Overlay the system topics by what a file holds. Raises BodyError."""
+        body = tolerant_json.decode(text.encode(), TopicConfigSerializeWrapper)
+        self._table.update(body.topic_config_table)
+        self.data_version = body.data_version
+
+
+def _system_topics(config: BrokerConfig) -> Iterable[TopicConfig]:
+    """What every broker owns from its start (semantics.md §1.3)."""
+
+    def topic(name: str, queues: int, perm: int = PERM_READ | PERM_WRITE) -> TopicConfig:
+        return TopicConfig(topic_name=name, read_queue_nums=queues, write_queue_nums=queues, perm=perm)
+
+    def inheriting(enabled: bool) -> int:
+        return PERM_INHERIT | PERM_READ | PERM_WRITE if enabled else PERM_INHERIT
+
+    yield topic("SELF_TEST_TOPIC", 1)
+    if config.auto_create_topic_enable:
+        yield topic(AUTO_CREATE_TOPIC, config.default_topic_queue_nums, PERM_INHERIT | PERM_READ | PERM_WRITE)
+    yield topic("BenchmarkTest", 1024)
+    yield topic(config.broker_cluster_name, 16, inheriting(config.cluster_topic_enable))
+    yield topic(config.broker_name, 1, inheriting(config.broker_topic_enable))
+    yield topic("OFFSET_MOVED_EVENT", 1)
+    yield topic("SCHEDULE_TOPIC_XXXX", 18)
+    yield topic(f"{config.broker_cluster_name}_REPLY_TOPIC", 1)
+    if config.trace_topic_enable:
+        yield topic(config.msg_trace_topic_name, 1)

@@ -1,0 +1,152 @@
+"""A message on its way out: what a user gives, checked, and the parts that go on the wire."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Mapping, Sequence
+
+import msgspec
+from msgspec import field
+
+from pymq.client.failures import MessageInvalid
+from pymq.protocol import properties as names
+from pymq.protocol import sysflags
+from pymq.protocol.message import TOPIC_MAX_LENGTH, compress_body
+
+GROUP_MAX_LENGTH = 255
+
+_NAME = re.compile(r"[%|a-zA-Z0-9_-]+")
+"""wire.md §6.4."""
+
+_FORBIDDEN_TOPICS = frozenset(
+    (
+        "SCHEDULE_TOPIC_XXXX",
+        "RMQ_SYS_TRANS_HALF_TOPIC",
+        "RMQ_SYS_TRANS_OP_HALF_TOPIC",
+        "TRANS_CHECK_MAX_TIME_TOPIC",
+        "SELF_TEST_TOPIC",
+        "OFFSET_MOVED_EVENT",
+    )
+)
+"""Topics that brokers refuse to be sent to (semantics.md §1.2)."""
+
+_COMPRESS_OFF_LOOP_BYTES = 256 * 1024
+"""From this size on compressing would hold the loop for long: about 5 ms."""
+
+
+class Message(msgspec.Struct):
+    """A message to send.
+
+    Attributes:
+        body: the content; text is sent as UTF-8.
+        tags: one tag, by which consumers can filter.
+        keys: by which the message can be looked up; a single text, or several without blanks in them.
+        properties: names and values of your own.
+        flag: a number of your own, 32 bits.
+        shard_by: messages with the same value go to the same queue, in the order they are sent.
+    """
+
+    body: bytes | str
+    tags: str | None = None
+    keys: str | Sequence[str] = ()
+    properties: Mapping[str, str] = field(default_factory=dict)
+    flag: int = 0
+    shard_by: str | None = None
+
+
+class Outgoing(msgspec.Struct, frozen=True, gc=False):
+    """The parts of a message on the wire."""
+
+    body: bytes
+    properties: str
+    flag: int
+    sys_flag: int
+    msg_id: str
+
+    @property
+    def size_bytes(self) -> int:
+        """About how many bytes it takes."""
+        return len(self.body) + len(self.properties)
+
+
+def check_topic(topic: str) -> None:
+    """Raise MessageInvalid unless messages may be sent to a topic of this name."""
+    _check_name("topic", topic, TOPIC_MAX_LENGTH)
+    if topic in _FORBIDDEN_TOPICS:
+        raise MessageInvalid(f"topic {topic} is the brokers' own: they refuse messages to it")
+
+
+def check_group(group: str) -> None:
+    """Raise MessageInvalid unless a group may have this name."""
+    _check_name("group", group, GROUP_MAX_LENGTH)
+
+
+def _check_name(kind: str, name: str, max_length: int) -> None:
+    if not name:
+        raise MessageInvalid(f"the {kind} has no name")
+    if len(name) > max_length:
+        raise MessageInvalid(f"the {kind}'s name has {len(name)} characters, {max_length} are allowed")
+    if not _NAME.fullmatch(name):
+        raise MessageInvalid(f"{kind} {name!r}: only letters, digits and the characters % | _ - are allowed")
+
+
+def encode_message(message: Message, msg_id: str, max_bytes: int) -> Outgoing:
+    """Check a message and write its properties; the body is not compressed yet. Raises MessageInvalid."""
+    body = message.body.encode() if isinstance(message.body, str) else bytes(message.body)
+    if not body:
+        raise MessageInvalid("the message has an empty body")
+    if len(body) > max_bytes:
+        raise MessageInvalid(f"the message's body has {len(body)} bytes, {max_bytes} are allowed")
+    if not -(2**31) <= message.flag < 2**31:
+        raise MessageInvalid(f"flag {message.flag} does not fit 32 bits")
+    properties = names.encode_properties(_properties(message, msg_id))
+    if len(properties) * 4 > names.PROPERTIES_MAX_LENGTH:
+        length = len(properties.encode())
+        if length > names.PROPERTIES_MAX_LENGTH:
+            raise MessageInvalid(
+                f"the message's properties take {length} bytes, {names.PROPERTIES_MAX_LENGTH} are allowed"
+            )
+    return Outgoing(body, properties, message.flag, 0, msg_id)
+
+
+def _properties(message: Message, msg_id: str) -> dict[str, str]:
+    properties: dict[str, str] = {}
+    for name, value in message.properties.items():
+        if name in names.RESERVED:
+            raise MessageInvalid(f"property name {name} is reserved")
+        if not (isinstance(name, str) and isinstance(value, str) and name and value):
+            raise MessageInvalid(f"property {name!r}: name and value have to be texts, and not empty")
+        properties[name] = value
+    keys = message.keys if isinstance(message.keys, str) else _join_keys(message.keys)
+    if keys:
+        properties[names.KEYS] = keys
+    properties[names.UNIQ_KEY] = msg_id
+    properties[names.WAIT] = "true"
+    if message.tags:
+        properties[names.TAGS] = message.tags
+    for name, value in properties.items():
+        if not (names.is_encodable(name) and names.is_encodable(value)):
+            raise MessageInvalid(f"property {name!r} holds one of the characters \\x01 and \\x02")
+    return properties
+
+
+def _join_keys(keys: Sequence[str]) -> str:
+    for key in keys:
+        if not key or key.split() != [key]:
+            raise MessageInvalid(f"key {key!r}: a key among several has to be a text without blanks")
+    return names.KEY_SEPARATOR.join(keys)
+
+
+async def compress(outgoing: Outgoing, from_bytes: int) -> Outgoing:
+    """Compress the body if it has at least `from_bytes` and becomes smaller: zlib, sysFlag 1."""
+    body = outgoing.body
+    if len(body) < from_bytes:
+        return outgoing
+    if len(body) < _COMPRESS_OFF_LOOP_BYTES:
+        packed = compress_body(body)
+    else:
+        packed = await asyncio.to_thread(compress_body, body)
+    if len(packed) >= len(body):
+        return outgoing
+    return msgspec.structs.replace(outgoing, body=packed, sys_flag=outgoing.sys_flag | sysflags.COMPRESSED)

@@ -1,0 +1,304 @@
+"""The log in which all messages of a broker stand one after the other (store.md §2)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from struct import Struct
+
+from pymq.disk import Disk, Job, MappedFile
+from pymq.errors import MessageIllegal, ProtocolError
+from pymq.protocol import sysflags
+from pymq.protocol.message import (
+    BLANK_MAGIC,
+    MESSAGE_MAGIC,
+    MESSAGE_MAGIC_V2,
+    PHYSICAL_OFFSET_POSITION,
+    RECORD_FIXED_SIZE,
+    SYS_FLAG_POSITION,
+    MessageRecord,
+    decode_record,
+)
+from pymq.store.reservation import Reservation
+from pymq.store.segments import PAGE, Mappings, Segment, Segments
+from pymq.store.store_config import END_OF_FILE_MIN_BLANK, StoreConfig
+
+BLANK_RECORD = Struct(">iI")
+"""Size of the rest of the file (4), blank magic (4); the bytes behind it count for nothing."""
+_INT = Struct(">i")
+_LONG = Struct(">q")
+_SECTOR_OF_ZEROS = "\0" * 512
+_STORE_TIMESTAMP_POSITIONS = (56, 68)
+"""By whether the born host is v6."""
+
+
+def looks_torn(properties: str) -> bool:
+    """Whether part of this property text never reached the disk: zeros at the end, or a sector of them."""
+    return properties.endswith("\0") or _SECTOR_OF_ZEROS in properties
+
+
+def _no_segment() -> Segment:
+    """Stands for the last segment while there is none: nothing can be written to it."""
+    return Segment(0, None)  # type: ignore[arg-type]
+
+
+class CommitLog:
+    """Appends to and reads from the log. `position` and `tail.limit` serve the writer (`MessageStore.put`):
+
+    when `position + size <= tail.limit` a record may be written at `position`, else `make_room` comes first.
+    """
+
+    def __init__(self, config: StoreConfig, disk: Disk, reservation: Reservation) -> None:
+        self.tail = _no_segment()
+        self.position = 0
+        """Where the next record begins in the tail."""
+        self._segment_bytes = config.commit_log_segment_bytes
+        self._ahead = min(config.reserve_ahead_bytes, max(PAGE, self._segment_bytes // 4))
+        self._check_crc = config.check_crc_on_recover
+        self._disk = disk
+        self._reservation = reservation
+        self._mappings = Mappings(config.mapped_commit_log_segments)
+        self._segments = Segments(config.commit_log_folder, self._segment_bytes, disk, self._mappings)
+        self._reserving = False
+        self._upcoming: MappedFile | None = None
+        self._released = 0
+
+    # -- bounds
+
+    @property
+    def min_offset(self) -> int:
+        """Physical offset of the first byte kept."""
+        return self._segments.start
+
+    @property
+    def end(self) -> int:
+        """Physical offset behind the last record (Apache's max offset)."""
+        return self.tail.base + self.position
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is no file at all."""
+        return not self._segments.files
+
+    @property
+    def record_max_size(self) -> int:
+        """The largest record that a file can hold."""
+        return self._segment_bytes - END_OF_FILE_MIN_BLANK
+
+    def segment_starts(self) -> list[int]:
+        """Physical offsets at which the files begin."""
+        return [segment.base for segment in self._segments.files]
+
+    # -- writing
+
+    def make_room(self, size: int) -> None:
+        """See to it that `size` bytes can be written at `position`, in the next file if they do not fit.
+
+        Nothing is written unless there is room for all of it. MessageIllegal for more than a file can hold,
+        StoreFull, StoreBroken.
+        """
+        if size > self.record_max_size:
+            raise MessageIllegal(f"{size} bytes do not fit into a commit-log file of {self._segment_bytes}")
+        if not self._segments.files or self.position + size + END_OF_FILE_MIN_BLANK > self._segment_bytes:
+            self._roll(size)
+        else:
+            self._reservation.ensure(self.tail.file, self.position + size, self._ahead)
+        self._look_ahead(size)
+
+    def _roll(self, size: int) -> None:
+        """Close the last file with a blank record and go on in the next."""
+        base = self._segments.end if self._segments.files else self.tail.base
+        file = self._upcoming or self._segments.file_at(base)
+        self._reservation.create(file, sync_folder=True)
+        self._upcoming = file
+        self._reservation.ensure(file, size, self._ahead)
+        file.hold()
+        file.map()
+        if self._segments.files:
+            self._write_blank()
+            self.tail.pinned = False
+            self.tail.limit = -1
+        self._upcoming = None
+        self._enter(self._segments.append(file, base), 0)
+
+    def _write_blank(self) -> None:
+        if self.position == self._segment_bytes:
+            return
+        self._reservation.ensure(self.tail.file, self.position + END_OF_FILE_MIN_BLANK, 0)
+        buffer = self._segments.buffer(self.tail)
+        BLANK_RECORD.pack_into(buffer, self.position, self._segment_bytes - self.position, BLANK_MAGIC)
+
+    def _enter(self, segment: Segment, position: int) -> None:
+        """Write to `segment` from now on."""
+        self.tail = segment
+        self.position = position
+        segment.pinned = True
+        segment.limit = -1
+        segment.file.hold()
+        self._segments.buffer(segment)
+
+    def _look_ahead(self, size: int) -> None:
+        """Start to reserve what comes next in good time, and set how far the writer need not ask again."""
+        file, end = self.tail.file, self.position + size
+        usable = min(file.reserved, self.record_max_size)
+        if file.reserved < self._segment_bytes:
+            due = file.reserved - self._ahead // 2
+        elif self._upcoming is None:
+            due = self._segment_bytes - self._ahead
+        else:
+            due = self._segment_bytes
+        if end >= due and not self._reserving:
+            self._reserve_soon(file)
+        self.tail.limit = usable if end >= due else min(usable, due)
+
+    def _reserve_soon(self, file: MappedFile) -> None:
+        if file.reserved < self._segment_bytes:
+            until = min(file.reserved + self._ahead, self._segment_bytes)
+
+            def job() -> None:
+                file.reserve(until)
+        elif self._upcoming is None:
+            upcoming = self._upcoming = self._segments.file_at(self.tail.base + self._segment_bytes)
+
+            def job() -> None:
+                upcoming.create(sync_folder=True)
+                upcoming.reserve(self._ahead)
+        else:
+            return
+        self._reserving = True
+        self._reservation.soon(job, self._reserved)
+
+    def _reserved(self) -> None:
+        self._reserving = False
+
+    # -- reading
+
+    def read(self, offset: int, size: int) -> bytes | None:
+        """Copy `size` bytes at the physical `offset`; they lie in one file. None when they are not (all) there."""
+        segment = self._segments.at(offset)
+        if segment is None or offset + size > self.end:
+            return None
+        segment.recently_used = True
+        buffer = segment.buffer if segment.buffer is not None else self._mappings.map(segment)
+        position = offset - segment.base
+        return buffer[position : position + size]
+
+    def record_at(self, offset: int) -> bytes | None:
+        """The record that begins at the physical `offset`, or None when none begins there."""
+        head = self.read(offset, RECORD_FIXED_SIZE)
+        if head is None or len(head) < RECORD_FIXED_SIZE:
+            return None
+        size, magic = BLANK_RECORD.unpack_from(head, 0)
+        is_message = magic in (MESSAGE_MAGIC, MESSAGE_MAGIC_V2) and size >= RECORD_FIXED_SIZE
+        if not is_message or _LONG.unpack_from(head, PHYSICAL_OFFSET_POSITION)[0] != offset:
+            return None
+        return self.read(offset, size)
+
+    def store_timestamp(self, offset: int) -> int:
+        """When the record at the physical `offset` was stored, ms since 1970; -1 when there is none."""
+        head = self.read(offset, 76)
+        if head is None or len(head) < 76 or _LONG.unpack_from(head, PHYSICAL_OFFSET_POSITION)[0] != offset:
+            return -1
+        sys_flag = _INT.unpack_from(head, SYS_FLAG_POSITION)[0]
+        is_v6 = bool(sys_flag & sysflags.BORN_HOST_V6)
+        timestamp: int = _LONG.unpack_from(head, _STORE_TIMESTAMP_POSITIONS[is_v6])[0]
+        return timestamp
+
+    # -- opening, recovery, closing
+
+    def load(self) -> None:
+        """Find the files. Until `cut`, all of their bytes count as there. StoreCorrupt as `Segments.load`."""
+        self._segments.load()
+        if self._segments.files:
+            self.tail = self._segments.files[-1]
+            self.position = self._segment_bytes
+            self._released = self._segments.start
+
+    def walk(self, start: int) -> Iterator[tuple[int, MessageRecord | None]]:
+        """Give the sound records from the physical offset `start` on, and stop at the first that is not.
+
+        Each with the physical offset behind it; a file's blank end is None and the start of the next file.
+        """
+        offset = start
+        while (segment := self._segments.at(offset)) is not None:
+            left = segment.base + self._segment_bytes - offset
+            if left < BLANK_RECORD.size:
+                return
+            size, magic = BLANK_RECORD.unpack_from(self._segments.buffer(segment), offset - segment.base)
+            record = None
+            if magic != BLANK_MAGIC or size != left:
+                record = self.sound_record(offset)
+                if record is None:
+                    return
+            offset += size
+            yield offset, record
+
+    def sound_record(self, offset: int) -> MessageRecord | None:
+        """The record at the physical `offset` if it stands every check, or None.
+
+        Beyond Apache's checks (store.md §5): it must know its own place, and no part of its text may be
+        missing from the disk. A NUL elsewhere in the properties is the application's own.
+        """
+        segment = self._segments.at(offset)
+        if segment is None:
+            return None
+        position = offset - segment.base
+        buffer = self._segments.buffer(segment)
+        room = self._segment_bytes - position - END_OF_FILE_MIN_BLANK
+        if room < RECORD_FIXED_SIZE:
+            return None
+        size, magic = BLANK_RECORD.unpack_from(buffer, position)
+        if magic not in (MESSAGE_MAGIC, MESSAGE_MAGIC_V2) or not RECORD_FIXED_SIZE <= size <= room:
+            return None
+        data = buffer[position : position + size]
+        try:
+            record = decode_record(data, check_crc=self._check_crc)
+        except ProtocolError:
+            return None
+        if record.physical_offset != offset or not record.topic or "\0" in record.topic:
+            return None
+        return None if looks_torn(record.properties) else record
+
+    def cut(self, end: int) -> None:
+        """End the log at the physical offset `end`: what stands behind is cleared, writing goes on there.
+
+        StoreFull when that needs room, StoreBroken.
+        """
+        self._segments.clear_from(end)
+        if not self._segments.files:
+            self.tail, self.position = _no_segment(), 0
+            self.tail.base = end
+            return
+        segment = self._segments.files[-1]
+        segment.file.reserved = end - segment.base
+        self._enter(segment, end - segment.base)
+
+    def flush_job(self, start: int) -> Job:
+        """A job that brings what was written from the physical offset `start` on to the disk."""
+        files = [
+            segment.file
+            for segment in self._segments.files
+            if segment.base + self._segment_bytes > start and segment.base < self.end
+        ]
+
+        def job() -> None:
+            for file in files:
+                file.sync()
+
+        return job
+
+    def flushed(self, end: int) -> None:
+        """All before the physical offset `end` is on the disk: files that are complete need no descriptor."""
+        while self._released + self._segment_bytes <= end and self._released < self.tail.base:
+            segment = self._segments.at(self._released)
+            if segment is not None:
+                segment.file.release()
+            self._released += self._segment_bytes
+
+    def close(self) -> None:
+        """Unmap all; remove the file that was made ahead, as Apache does."""
+        self._segments.close()
+        if self._upcoming is not None:
+            self._upcoming.unmap()
+            self._upcoming.release()
+            self._disk.remove_file(self._upcoming.path)
+            self._upcoming = None

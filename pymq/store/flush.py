@@ -1,0 +1,137 @@
+"""When what was written is brought to the disk: by intervals, or as soon as somebody waits for it (store.md §6)."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Callable
+
+from pymq.clock import Clock
+from pymq.disk import Disk, Job
+from pymq.errors import StoreError
+from pymq.store.checkpoint import Checkpoint
+from pymq.store.commitlog import CommitLog
+from pymq.store.consumequeue import CQ_STORE_UNIT_SIZE, ConsumeQueue
+from pymq.store.segments import PAGE
+from pymq.store.store_config import StoreConfig
+from pymq.store.watermark import Watermark
+
+_QUEUES_PER_JOB = 32
+"""So that an urgent flush of the commit log never waits for more than these."""
+
+
+class FlushSchedule:
+    """Flushes the commit log and the dirty consume queues in the disk's flushing thread.
+
+    At most one flush of the log runs; who asks meanwhile shares the next one (group commit).
+    """
+
+    def __init__(
+        self,
+        config: StoreConfig,
+        disk: Disk,
+        clock: Clock,
+        commit_log: CommitLog,
+        checkpoint: Checkpoint,
+        on_broken: Callable[[StoreError], None],
+    ) -> None:
+        self.flushed = Watermark(clock)
+        """Physical offset up to which the log is on the disk."""
+        self.dirty: list[ConsumeQueue] = []
+        """Queues with units that are not flushed; each once, marked `dirty`."""
+        self.last_store_timestamp = 0
+        """Store time of the newest message, ms."""
+        self._config = config
+        self._disk = disk
+        self._clock = clock
+        self._log = commit_log
+        self._checkpoint = checkpoint
+        self._on_broken = on_broken
+        self._log_running = self._log_again = False
+        self._queue_jobs = 0
+        self._stopped = False
+        now = clock.monotonic()
+        self._log_due, self._log_thorough_due = now, now
+        self._queues_due, self._queues_thorough_due = now, now
+
+    def start(self, flushed: int, last_store_timestamp: int) -> None:
+        """From now on `tick` flushes; all before the physical offset `flushed` is on the disk."""
+        self.flushed.advance(flushed)
+        self.last_store_timestamp = last_store_timestamp
+        now = self._clock.monotonic()
+        self._log_due = now + self._config.flush_interval_commit_log / 1000
+        self._log_thorough_due = now + self._config.flush_commit_log_thorough_interval / 1000
+        self._queues_due = now + self._config.flush_interval_consume_queue / 1000
+        self._queues_thorough_due = now + self._config.flush_consume_queue_thorough_interval / 1000
+
+    def tick(self) -> float:
+        """Start what is due. Returns the seconds until there is something to do again."""
+        now = self._clock.monotonic()
+        if now >= self._log_due:
+            self._log_due = now + self._config.flush_interval_commit_log / 1000
+            least = self._config.flush_commit_log_least_pages * PAGE
+            if now >= self._log_thorough_due:
+                self._log_thorough_due = now + self._config.flush_commit_log_thorough_interval / 1000
+                least = 1
+            if self._log.end - self.flushed.position >= least:
+                self.flush_log()
+        if now >= self._queues_due:
+            self._queues_due = now + self._config.flush_interval_consume_queue / 1000
+            thorough = now >= self._queues_thorough_due
+            if self._queue_jobs == 0:
+                if thorough:
+                    interval = self._config.flush_consume_queue_thorough_interval / 1000
+                    self._queues_thorough_due = now + interval
+                self._flush_queues(thorough)
+        self.flushed.expire()
+        next_due = min(self._log_due, self._queues_due)
+        deadline = self.flushed.next_deadline()
+        return max(0.0, (next_due if deadline is None else min(next_due, deadline)) - now)
+
+    def flush_log(self) -> None:
+        """Flush the log now, or once more when the flush that runs is over."""
+        if self._log_running:
+            self._log_again = True
+        elif not self._stopped:
+            self._start_log()
+
+    def _start_log(self) -> None:
+        self._log_running, self._log_again = True, False
+        end = self._log.end
+        done = functools.partial(self._log_flushed, end, self.last_store_timestamp)
+        self._disk.flush_soon(self._log.flush_job(self.flushed.position), done, urgent=True)
+
+    def _log_flushed(self, end: int, timestamp: int, error: StoreError | None) -> None:
+        self._log_running = False
+        if self._stopped:
+            return
+        if error is not None:
+            self._on_broken(error)
+            return
+        self._log.flushed(end)
+        self._checkpoint.physic_timestamp = timestamp
+        if self._log_again and self._log.end > end:
+            self._start_log()
+        self.flushed.advance(end)
+
+    def _flush_queues(self, thorough: bool) -> None:
+        """Flush the queues that have enough new units; after a thorough flush the checkpoint moves on."""
+        least = 1 if thorough else self._config.flush_consume_queue_least_pages * PAGE // CQ_STORE_UNIT_SIZE
+        due, left = [], []
+        for queue in self.dirty:
+            (due if queue.max_offset - queue.flushed_offset >= least else left).append(queue)
+        self.dirty = left
+        timestamp = self.last_store_timestamp
+        ended = functools.partial(self._queues_flushed, timestamp) if thorough else None
+        self._queue_jobs += 1
+        for batch in itertools.batched(due, _QUEUES_PER_JOB):
+            self._queue_jobs += 1
+            jobs = []
+            for queue in batch:
+                queue.dirty = False
+                jobs.append(queue.flush_job())
+                queue.flushed_offset = queue.max_offset
+            self._disk.flush_soon(
+                functools.partial(_run_all, jobs), functools.partial(self._queues_done, ended), urgent=False
+            )
+        self._queues_done(ended, None)
