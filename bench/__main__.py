@@ -44,8 +44,10 @@ class Plan:
     """How often each server is started for the start time; Apache takes seconds each."""
     loads: Sequence[Load]
     bounds: Bounds
-    warmup: Bounds
-    """Once per server before the first round: the JVM compiles its hot code only after seconds of it."""
+    warmup: float
+    """Seconds of sends before the first round."""
+    jvm_warmup: float
+    """The same for Apache: the JVM compiles its hot code only after many seconds of it."""
 
 
 def _loads(bodies: Sequence[int]) -> list[Load]:
@@ -59,11 +61,11 @@ def _plan(quick: bool, rounds: int | None, seconds: float | None) -> Plan:
     if quick:
         return Plan(
             rounds or 1, {"pymq": 3, "pymq standalone": 1, "apache": 1}, _loads([128]),
-            Bounds(0.3, seconds or 1.0, _MOST_MESSAGES), Bounds(0, 3.0, _MOST_MESSAGES),
+            Bounds(0.3, seconds or 1.0, _MOST_MESSAGES), 0.5, 8.0,
         )  # fmt: skip
     return Plan(
         rounds or 3, {"pymq": 7, "pymq standalone": 7, "apache": 3}, _loads([128, 1024]),
-        Bounds(1.0, seconds or 3.0, _MOST_MESSAGES), Bounds(0, 15.0, _MOST_MESSAGES),
+        Bounds(1.0, seconds or 3.0, _MOST_MESSAGES), 2.0, 25.0,
     )  # fmt: skip
 
 
@@ -124,8 +126,10 @@ def _warm_up(program: Path, cluster: Cluster, plan: Plan) -> None:
     if cluster.name == "echo":
         return
     first_accepted_send(cluster, "bench_warmup")
-    for mode in ("send", "pull"):
-        run_load(program, cluster, "bench_warmup", Load(mode, 128, 256), plan.warmup)
+    seconds = plan.jvm_warmup if cluster.name == "apache" else plan.warmup
+    for mode, share in (("send", 1.0), ("pull", 0.2)):
+        bounds = Bounds(0, seconds * share, _MOST_MESSAGES)
+        run_load(program, cluster, "bench_warmup", Load(mode, 128, 256), bounds)
 
 
 def _machine() -> dict[str, object]:
@@ -204,7 +208,7 @@ def main(
     """
     plan = _plan(quick, rounds, seconds)
     if bodies:
-        plan = Plan(plan.rounds, plan.starts, _loads(bodies), plan.bounds, plan.warmup)
+        plan = Plan(plan.rounds, plan.starts, _loads(bodies), plan.bounds, plan.warmup, plan.jvm_warmup)
     found = available()
     for name in servers:
         if name not in found:

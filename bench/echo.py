@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import struct
 import sys
+from typing import cast
 
 import uvloop
 
@@ -30,8 +31,7 @@ class Echo(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Remember where answers go."""
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is none by class
 
     def data_received(self, data: bytes) -> None:
         """Answer the whole frames, keep the rest."""

@@ -19,6 +19,7 @@ log = logging.getLogger("pymq.client.heartbeats")
 
 _AGAIN_S = 3.0
 _RECONNECT_S = 1.0
+_DOUBT_S = 0.2
 
 
 class Heartbeats:
@@ -72,6 +73,11 @@ class Heartbeats:
         """Tell all brokers now, without waiting for it."""
         self._all_due_at = 0.0
         self._beats.soon()
+
+    def doubt(self, address: str) -> None:
+        """A broker left a request unanswered: see whether its connection is still alive."""
+        self._greeted.discard(address)
+        self._beats.soon(_DOUBT_S)
 
     def lost(self, connection: Connection) -> None:
         """A connection has ended, and with it what its broker knew."""

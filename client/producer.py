@@ -17,7 +17,7 @@ from pymq.client.send_result import STATUS_BY_CODE, SendResult
 from pymq.client.settings import Settings
 from pymq.client.topic_route import TopicRoute
 from pymq.clock import Clock
-from pymq.errors import ConnectFailed, PymqError, ResponseError, TransportError
+from pymq.errors import CallTimeout, ConnectFailed, PymqError, ResponseError, TransportError
 from pymq.protocol.bodies import MessageQueue
 from pymq.protocol.codes import ResponseCode
 from pymq.protocol.command import Command
@@ -142,7 +142,9 @@ class Producer:
             connection = await self._connection(address, sending.deadline, 1)
             connection.oneway(self._header(sending, target), outgoing.body)
         except TransportError as error:
-            raise self._failed(sending, target, error) from error
+            sending.attempts.append(Attempt(target.broker_name, self._address(target), error))
+            self._blame(target, error)
+            raise self._failed(sending) from error
         await _let_go_out(connection, sending.deadline)
 
     async def send_batch(
@@ -216,9 +218,11 @@ class Producer:
         if route is None or not route.writable:
             try:
                 async with asyncio.timeout_at(sending.deadline):
+                    if route is not None:
+                        await self._routes.refresh(sending.topic)
                     route = await self._routes.route(sending.topic)
             except TimeoutError:
-                raise _NoRouteInTime(sending) from None
+                raise self._routes.unanswered() from None
         if not route.writable:
             hint = "the topic exists, but no broker with a master lets it be written to"
             raise RouteNotFound(sending.topic, self._routes.name_servers, (), hint)
@@ -320,13 +324,12 @@ class Producer:
         if isinstance(error, TransportError):
             now = asyncio.get_running_loop().time()
             self._suspects[queue.broker_name] = now + self._settings.suspect_s
-            self._heartbeats.all_soon()  # shows whether its connection is dead
-        if isinstance(error, TransportError) or isinstance(error, ResponseError) and error.code in _RETRIED_CODES:
+        if isinstance(error, CallTimeout):
+            self._heartbeats.doubt(error.address)
+        if isinstance(error, TransportError) or getattr(error, "code", None) in _RETRIED_CODES:
             self._routes.refresh_soon()
 
-    def _failed(self, sending: _Sending, queue: MessageQueue | None = None, error: PymqError | None = None) -> SendFailed:
-        if queue is not None and error is not None:
-            sending.attempts.append(Attempt(queue.broker_name, self._address(queue), error))
+    def _failed(self, sending: _Sending) -> SendFailed:
         took_s = asyncio.get_running_loop().time() - sending.started
         return SendFailed(sending.topic, sending.attempts, took_s, _hint(sending.attempts[-1].error))
 

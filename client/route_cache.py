@@ -8,12 +8,12 @@ import difflib
 import logging
 from collections.abc import Callable, Mapping
 
-from pymq.client.failures import RouteNotFound
+from pymq.client.failures import NameServersUnreachable, RouteNotFound
 from pymq.client.name_servers import NameServers
 from pymq.client.repeating import Repeating, end_tasks
 from pymq.client.settings import Settings
 from pymq.client.topic_route import TopicRoute, borrowed_route, topic_route
-from pymq.errors import PymqError
+from pymq.errors import CallTimeout, PymqError
 from pymq.protocol.bodies import MASTER_ID, TopicList, TopicRouteData
 from pymq.protocol.codes import ResponseCode
 from pymq.protocol.headers.naming import GetAllTopicListRequest, GetRouteInfoRequest
@@ -61,6 +61,11 @@ class RouteCache:
         """Call `listener` with the topic whenever a route turned out to be another one."""
         self._listeners.append(listener)
 
+    @property
+    def name_servers(self) -> tuple[str, ...]:
+        """The addresses of the name servers."""
+        return self._name_servers.addresses
+
     # -- topics -------------------------------------------------------------------------------------
 
     def known(self, topic: str) -> TopicRoute | None:
@@ -81,6 +86,13 @@ class RouteCache:
         route = borrowed_route(topic, template, DEFAULT_TOPIC_QUEUE_NUMS)
         self._learn(route)
         return route
+
+    def unanswered(self) -> NameServersUnreachable:
+        """The error for a route that was not learnt in the time that there was."""
+        text = "no route was learnt in time"
+        return NameServersUnreachable(
+            {address: CallTimeout(address, f"{address}: {text}") for address in self.name_servers}
+        )
 
     async def refresh(self, topic: str) -> TopicRoute | None:
         """Ask for a route now; those who ask at once share one question.
@@ -186,4 +198,4 @@ class RouteCache:
             "the topic does not exist, and no broker registered there creates topics by itself "
             "(autoCreateTopicEnable); create it, or check the name and the name servers"
         )
-        return RouteNotFound(topic, self._name_servers.addresses, nearest, hint)
+        return RouteNotFound(topic, self.name_servers, nearest, hint)

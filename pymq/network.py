@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 import socket
 from collections.abc import Callable
 from typing import Protocol
@@ -85,18 +86,17 @@ class SystemNetwork:
                 host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
             )[0]
             listening = socket.socket(family, kind)
-        except OSError as error:
-            raise PortInUse(host, port, error.strerror or str(error)) from None
+        except (OSError, UnicodeError) as error:
+            raise PortInUse(host, port, _reason(error)) from None
         try:
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listening.setblocking(False)
             listening.bind(address)
             listening.listen(_BACKLOG)
-        except OSError as error:
+        except (OSError, OverflowError) as error:
             listening.close()
-            taken = error.errno == errno.EADDRINUSE
-            reason = "the port is in use" if taken else (error.strerror or str(error)).lower()
-            raise PortInUse(host, port, reason) from None
+            taken = isinstance(error, OSError) and error.errno == errno.EADDRINUSE
+            raise PortInUse(host, port, "the port is in use" if taken else _reason(error)) from None
         return _SocketListener(listening)
 
     async def connect(
@@ -112,9 +112,8 @@ class SystemNetwork:
             raise ConnectFailed(
                 address, f"connecting to {address} took longer than {timeout_s:g} s"
             ) from None
-        except OSError as error:
-            reason = (error.strerror or str(error)).lower()
-            raise ConnectFailed(address, f"cannot connect to {address}: {reason}") from None
+        except (OSError, UnicodeError) as error:
+            raise ConnectFailed(address, f"cannot connect to {address}: {_reason(error)}") from None
         return protocol
 
     def own_address(self) -> str:
@@ -128,6 +127,13 @@ class SystemNetwork:
     def host_name(self) -> str:
         """The machine's name."""
         return socket.gethostname()
+
+
+def _reason(error: Exception) -> str:
+    """What went wrong in the system's own words; asyncio's repeat the address."""
+    if isinstance(error, OSError) and error.errno and not isinstance(error, socket.gaierror):
+        return os.strerror(error.errno).lower()
+    return (getattr(error, "strerror", None) or str(error)).lower()
 
 
 def _interface_addresses() -> list[str]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import functools
-import itertools
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterable
 
 from pymq.clock import Clock
 from pymq.disk import Disk, Job
@@ -15,6 +15,8 @@ from pymq.store.consumequeue import CQ_STORE_UNIT_SIZE, ConsumeQueue
 from pymq.store.segments import PAGE
 from pymq.store.store_config import StoreConfig
 from pymq.store.watermark import Watermark
+
+log = logging.getLogger("pymq.store.flush")
 
 _QUEUES_PER_JOB = 32
 """So that an urgent flush of the commit log never waits for more than these."""
@@ -49,7 +51,8 @@ class FlushSchedule:
         self._on_broken = on_broken
         self._log_running = self._log_again = False
         self._queue_jobs = 0
-        self._stopped = False
+        self._thorough_timestamp: int | None = None
+        self._stopped = self._broken = False
         now = clock.monotonic()
         self._log_due, self._log_thorough_due = now, now
         self._queues_due, self._queues_thorough_due = now, now
@@ -92,7 +95,7 @@ class FlushSchedule:
         """Flush the log now, or once more when the flush that runs is over."""
         if self._log_running:
             self._log_again = True
-        elif not self._stopped:
+        elif not (self._stopped or self._broken):
             self._start_log()
 
     def _start_log(self) -> None:
@@ -117,21 +120,70 @@ class FlushSchedule:
     def _flush_queues(self, thorough: bool) -> None:
         """Flush the queues that have enough new units; after a thorough flush the checkpoint moves on."""
         least = 1 if thorough else self._config.flush_consume_queue_least_pages * PAGE // CQ_STORE_UNIT_SIZE
-        due, left = [], []
+        due: list[ConsumeQueue] = []
+        left: list[ConsumeQueue] = []
         for queue in self.dirty:
             (due if queue.max_offset - queue.flushed_offset >= least else left).append(queue)
         self.dirty = left
-        timestamp = self.last_store_timestamp
-        ended = functools.partial(self._queues_flushed, timestamp) if thorough else None
-        self._queue_jobs += 1
-        for batch in itertools.batched(due, _QUEUES_PER_JOB):
+        self._thorough_timestamp = self.last_store_timestamp if thorough else None
+        self._queue_jobs = 1
+        for start in range(0, len(due), _QUEUES_PER_JOB):
             self._queue_jobs += 1
-            jobs = []
-            for queue in batch:
-                queue.dirty = False
-                jobs.append(queue.flush_job())
-                queue.flushed_offset = queue.max_offset
-            self._disk.flush_soon(
-                functools.partial(_run_all, jobs), functools.partial(self._queues_done, ended), urgent=False
-            )
-        self._queues_done(ended, None)
+            job = self._flush_job(due[start : start + _QUEUES_PER_JOB])
+            self._disk.flush_soon(job, self._queues_flushed, urgent=False)
+        self._queues_flushed(None)
+
+    def _flush_job(self, queues: list[ConsumeQueue]) -> Job:
+        jobs = []
+        for queue in queues:
+            jobs.append(queue.flush_job())
+            queue.flushed_offset = queue.max_offset
+            queue.dirty = False
+        return functools.partial(_run_all, jobs)
+
+    def _queues_flushed(self, error: StoreError | None) -> None:
+        self._queue_jobs -= 1
+        if self._stopped:
+            return
+        if error is not None:
+            self._on_broken(error)
+        elif self._queue_jobs == 0 and self._thorough_timestamp is not None:
+            self._write_checkpoint(self._thorough_timestamp)
+
+    def _write_checkpoint(self, logics_timestamp: int) -> None:
+        if self._broken or logics_timestamp == self._checkpoint.logics_timestamp:
+            return
+        self._checkpoint.logics_timestamp = logics_timestamp
+        self._disk.flush_soon(self._checkpoint.write_job(), self._checkpoint_written, urgent=False)
+
+    def _checkpoint_written(self, error: StoreError | None) -> None:
+        if error is not None:
+            log.error("the checkpoint was not written, the next one will be: %s", error)
+
+    def fail(self) -> None:
+        """The disk broke: nothing more becomes durable, those who wait are told."""
+        self._broken = True
+        self.flushed.abandon()
+
+    def finish(self, queues: Iterable[ConsumeQueue]) -> None:
+        """Flush all in this thread and write the checkpoint; no background job runs any more.
+
+        StoreBroken when that fails. Without it (the disk is broken already) nothing is written.
+        """
+        self._stopped = True
+        if self._broken:
+            return
+        end = self._log.end
+        self._log.flush_job(self.flushed.position)()
+        for queue in queues:
+            if queue.dirty:
+                self._flush_job([queue])()
+        self._checkpoint.physic_timestamp = self._checkpoint.logics_timestamp = self.last_store_timestamp
+        self._checkpoint.write_job()()
+        self.dirty.clear()
+        self.flushed.advance(end)
+
+
+def _run_all(jobs: list[Job]) -> None:
+    for job in jobs:
+        job()

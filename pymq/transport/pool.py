@@ -102,7 +102,8 @@ class Pool:
         try:
             return await asyncio.shield(opening)
         except asyncio.CancelledError:
-            if opening.cancelled():  # by `close`, not the one who waits
+            waiter = asyncio.current_task()
+            if opening.cancelled() and not (waiter and waiter.cancelling()):  # by `close`
                 raise self._is_closed(address) from None
             raise
 
@@ -190,8 +191,8 @@ class Pool:
     async def close(self) -> None:
         """Close all connections; waiting calls end with ConnectionLost."""
         self._closed = True
-        for task in list(self._opening.values()):
-            task.cancel()
+        for opening in list(self._opening.values()):
+            opening.cancel()
         for connection in list(self._open.values()):
             connection.close()
         for _ in range(100):

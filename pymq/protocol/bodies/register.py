@@ -15,7 +15,7 @@ from pymq.protocol import tolerant_json
 from pymq.protocol.bodies.body import Body
 from pymq.protocol.bodies.topic_config import DataVersion, TopicConfig, TopicConfigSerializeWrapper
 
-MAX_INFLATED_BYTES = 128 * 1024 * 1024
+MAX_INFLATED_BYTES = 64 * 1024 * 1024
 """A compressed body that unfolds to more is refused: 16 MiB of zlib can hold 16 GiB."""
 
 _INT = Struct(">i")

@@ -1,0 +1,168 @@
+"""A broker and its name servers: registering with all, going on without some, being back at once."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from pymq.broker.ports import take_ports
+from pymq.clock import SystemClock
+from pymq.disk import SystemDisk
+from pymq.errors import PortInUse, PymqError, ResponseError
+from pymq.namesrv.app import NameServer
+from pymq.namesrv.namesrv_config import NamesrvConfig
+from pymq.network import SystemNetwork
+from pymq.protocol.bodies.route import ClusterInfo, TopicRouteData
+from pymq.protocol.bodies.topic_config import TopicConfigSerializeWrapper
+from pymq.protocol.headers.administration import CreateTopicRequest, GetAllTopicConfigRequest
+from pymq.protocol.headers.naming import (
+    GetBrokerClusterInfoRequest,
+    GetRouteInfoRequest,
+    PutKvConfigRequest,
+)
+from pymq.transport.pool import Pool
+from tests.broker.asking import send
+from tests.broker.conftest import StartBroker
+
+
+@pytest.fixture
+def make_name_server(tmp_path: Path) -> Callable[[int], NameServer]:
+    """Makes name servers on 127.0.0.1; 0 picks a port."""
+
+    def make(port: int = 0) -> NameServer:
+        config = NamesrvConfig(
+            listen_port=port, bind_address="127.0.0.1", kv_config_path=str(tmp_path / "kv.json")
+        )
+        return NameServer(config, clock=SystemClock(), disk=SystemDisk(), network=SystemNetwork())
+
+    return make
+
+
+async def route(pool: Pool, address: str, topic: str) -> TopicRouteData | None:
+    """The route of a topic, or None."""
+    try:
+        reply = await pool.call(address, GetRouteInfoRequest(topic, True))
+    except ResponseError:
+        return None
+    return TopicRouteData.decode(reply.body)
+
+
+async def brokers(pool: Pool, address: str) -> list[str]:
+    """The broker names that a name server knows."""
+    reply = await pool.call(address, GetBrokerClusterInfoRequest())
+    return list(ClusterInfo.decode(reply.body).broker_addr_table)
+
+
+async def eventually(check: Callable[[], Awaitable[object]], within_s: float = 3.0) -> None:
+    """Wait until an async check holds."""
+    async with asyncio.timeout(within_s):
+        while not await check():  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+
+
+async def test_a_created_topic_has_its_route_at_every_name_server_when_the_answer_comes(
+    start_broker: StartBroker, pool: Pool, make_name_server: Callable[[int], NameServer]
+) -> None:
+    async with make_name_server(0) as one, make_name_server(0) as two:
+        broker = await start_broker(namesrv_addr=f"{one.address};{two.address}")
+        await pool.call(broker.address, CreateTopicRequest("made", 3, 2, 6))
+        for server in (one, two):
+            found = await route(pool, server.address, "made")
+            assert found is not None
+            assert found.broker_datas[0].broker_addrs == {0: broker.address}
+            assert (found.queue_datas[0].read_queue_nums, found.queue_datas[0].write_queue_nums) == (3, 2)
+
+
+async def test_a_topic_made_by_a_send_is_routed_within_a_second(
+    start_broker: StartBroker, pool: Pool, make_name_server: Callable[[int], NameServer]
+) -> None:
+    async with make_name_server(0) as server:
+        broker = await start_broker(namesrv_addr=server.address)
+        await send(pool, broker.address, "fresh", b"x")
+        await eventually(lambda: route(pool, server.address, "fresh"), 1.5)
+        await send(pool, broker.address, "fresher", b"x")
+        await eventually(lambda: route(pool, server.address, "fresher"), 1.5)
+
+
+async def test_a_stopped_broker_is_gone_at_once(
+    start_broker: StartBroker, pool: Pool, make_name_server: Callable[[int], NameServer]
+) -> None:
+    async with make_name_server(0) as server:
+        broker = await start_broker(namesrv_addr=server.address)
+        assert await brokers(pool, server.address) == ["broker-a"]
+        await broker.__aexit__(None, None, None)
+        assert await brokers(pool, server.address) == []
+
+
+async def test_the_broker_serves_without_a_name_server_and_registers_when_one_comes_back(
+    start_broker: StartBroker,
+    pool: Pool,
+    make_name_server: Callable[[int], NameServer],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, "pymq.broker")
+    async with make_name_server(0) as stays:
+        async with make_name_server(0) as goes:
+            port = goes.port
+            broker = await start_broker(namesrv_addr=f"{stays.address};{goes.address}")
+        await asyncio.sleep(1.2)
+        await send(pool, broker.address, "orders", b"x")
+        await eventually(lambda: route(pool, stays.address, "orders"))
+        async with make_name_server(port) as back:
+            await eventually(lambda: route(pool, back.address, "orders"), 2.5)
+    lost = [record for record in caplog.records if "trying again" in record.message]
+    assert len(lost) <= 2  # told once, not every second
+
+
+async def test_the_name_servers_ordered_topics_are_applied(
+    start_broker: StartBroker, pool: Pool, make_name_server: Callable[[int], NameServer]
+) -> None:
+    async with make_name_server(0) as server:
+        await pool.call(server.address, PutKvConfigRequest("ORDER_TOPIC_CONFIG", "made", "broker-a:2"))
+        broker = await start_broker(namesrv_addr=server.address)
+        await pool.call(broker.address, CreateTopicRequest("made", 2, 2, 6))
+        await pool.call(broker.address, CreateTopicRequest("plain", 2, 2, 6))
+
+        async def ordered() -> bool:
+            reply = await pool.call(broker.address, GetAllTopicConfigRequest())
+            table = TopicConfigSerializeWrapper.decode(reply.body).topic_config_table
+            return table["made"].order and not table["plain"].order
+
+        await eventually(ordered)
+
+
+def test_three_free_ports_are_taken_together() -> None:
+    ports = take_ports(SystemNetwork(), "127.0.0.1", 0)
+    try:
+        assert (ports.vip.port, ports.ha.port) == (ports.main.port - 2, ports.main.port + 1)
+    finally:
+        ports.close()
+
+
+@pytest.mark.parametrize(
+    ("offset", "words"), [(0, "(listenPort)"), (-2, "the VIP channel"), (1, "replication")]
+)
+def test_a_taken_port_is_named_with_its_purpose(offset: int, words: str) -> None:
+    network = SystemNetwork()
+    free = take_ports(network, "127.0.0.1", 0)
+    port = free.main.port
+    free.close()
+    taken = network.listen("127.0.0.1", port + offset)
+    try:
+        with pytest.raises(PortInUse) as refused:
+            take_ports(network, "127.0.0.1", port)
+        assert refused.value.port == port + offset
+        assert words in str(refused.value)
+        assert "the port is in use" in str(refused.value)
+    finally:
+        taken.close()
+
+
+async def test_a_second_broker_on_the_same_store_is_refused(start_broker: StartBroker) -> None:
+    await start_broker()
+    with pytest.raises(PymqError, match="lock"):
+        await start_broker()
