@@ -156,14 +156,14 @@ def _write_json(path: Path, figures: Figures, machine: dict[str, object]) -> Non
     path.write_text(json.dumps(msgspec.to_builtins(raw), indent=1) + "\n")
 
 
-def _show(figures: Figures, machine: dict[str, object]) -> None:
+def _show(figures: Figures, machine: dict[str, object], quick: bool) -> None:
     system = f"{machine['system']}, {machine['cores']} cores"
     click.echo(f"\n{system}, Python {machine['python']}, Apache {machine['apache']}")
     if figures.results:
         click.echo("\n" + report.load_table(figures))
-        click.echo(
-            "\nMedians. A pull asks for 32 messages; latency is a request's, CPU the broker process's."
-        )
+        click.echo("\nMedians. A pull asks for 32 messages; latency is a request's, CPU the broker's.")
+        if quick and any("apache" in servers for servers in figures.results.values()):
+            click.echo("Apache's JVM is hardly warm in a quick run: only the full one compares.")
     if figures.start_seconds or figures.idle_mib:
         click.echo("\n" + report.start_table(figures))
     if lines := report.goals(figures):
@@ -222,7 +222,7 @@ def main(
             _run(figures, plan, chosen, Path(temporary), starts, profile and profile.absolute())
     except BenchError as error:
         figures.failures.append(str(error))
-    _show(figures, machine)
+    _show(figures, machine, quick)
     if json_file:
         _write_json(json_file, figures, machine)
     if figures.failures:

@@ -12,7 +12,6 @@ from types import TracebackType
 from typing import Self
 
 import msgspec
-from pymq.store.messagestore import MessageStore
 
 from pymq.broker.arrivals import Arrivals
 from pymq.broker.broker_config import BrokerConfig, check_supported
@@ -33,9 +32,11 @@ from pymq.broker.subscription_groups import SubscriptionGroups
 from pymq.broker.topics import TopicTable
 from pymq.clock import Clock
 from pymq.disk import Disk
+from pymq.errors import StoreError
 from pymq.network import Network, split_address
 from pymq.protocol.codes import RequestCode
 from pymq.protocol.message_ids import pack_host
+from pymq.store.messagestore import MessageStore
 from pymq.store.store_config import StoreConfig
 from pymq.transport.connection import Connection
 from pymq.transport.dispatch import DispatchTable, merge
@@ -92,10 +93,10 @@ class Broker:
         disk.start(asyncio.get_running_loop().call_soon_threadsafe)
         starting.callback(disk.stop)
 
-        store_host = pack_host(*split_address(identity.address))
-        store = MessageStore(_store_config(config), disk, clock, store_host)
+        store = MessageStore(_store_config(config), disk, clock, pack_host(*split_address(identity.address)))
         store.open()
         starting.callback(store.close)
+        starting.callback(asyncio.ensure_future(_flush_in_time(store)).cancel)
         arrivals = Arrivals()
         starting.callback(arrivals.close)
         store.on_dispatch.append(arrivals.notify)
@@ -113,8 +114,9 @@ class Broker:
         topics.on_change.append(lambda _: registration.topics_changed())
         members = MembershipProcessor(config, clients, groups, topics)
         clients.on_change.append(members.notify_changed)
+        clients.on_heartbeat.append(lambda group: arrivals.wake_group(group.name))
         table = merge(
-            SendProcessor(config, topics, store, store_host, clock, figures).table,
+            SendProcessor(config, topics, store, clock, figures).table,
             PullProcessor(config, topics, groups, offsets, clients, arrivals, store, figures).table,
             OffsetProcessor(offsets, store).table,
             members.table,
@@ -142,8 +144,9 @@ class Broker:
 
     def _saved(self, name: str, table: Table, starting: AsyncExitStack) -> SavedTable:
         """Load a table from its file, and have it saved when the broker stops."""
-        path = os.path.join(self._config.store_path_root_dir, "config", f"{name}.json")
-        saved = SavedTable(path, table, self._disk)
+        folder = os.path.join(self._config.store_path_root_dir, "config")
+        self._disk.make_folder(folder)
+        saved = SavedTable(os.path.join(folder, f"{name}.json"), table, self._disk)
         saved.load()
         starting.push_async_callback(saved.close)
         return saved
@@ -220,6 +223,17 @@ class Broker:
                     log.exception("a periodic task failed; it goes on")
 
         starting.callback(asyncio.ensure_future(repeat()).cancel)
+
+
+async def _flush_in_time(store: MessageStore) -> None:
+    """Call the store's `tick` as often as it says."""
+    while True:
+        try:
+            pause_s = store.tick()
+        except StoreError as error:
+            log.error("flushing: %s", error)
+            pause_s = 1.0
+        await asyncio.sleep(max(0.001, pause_s))
 
 
 class _NoReplication(asyncio.Protocol):

@@ -8,7 +8,9 @@ from collections.abc import Callable
 from pymq.transport.connection import Connection
 
 Key = tuple[str, int]
-"""(topic, queue id)."""
+"""(topic, queue id); or (group, HEARTBEAT) for pulls that wait for their group's subscription."""
+
+HEARTBEAT = -1
 
 
 class HeldPull:
@@ -66,9 +68,14 @@ class Arrivals:
 
     def wake_topic(self, topic: str) -> None:
         """Wake all that wait for a topic: it was deleted or its configuration has changed."""
-        for key in [key for key in self._held if key[0] == topic]:
+        for key in [key for key in self._held if key[0] == topic and key[1] != HEARTBEAT]:
             for pull in self._held.pop(key):
                 self._wake(pull)
+
+    def wake_group(self, group: str) -> None:
+        """Wake all that wait for a heartbeat of their group."""
+        for pull in self._held.pop((group, HEARTBEAT), ()):
+            self._wake(pull)
 
     def _keep(self, key: Key, staying: list[HeldPull]) -> None:
         if staying:

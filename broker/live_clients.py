@@ -52,12 +52,14 @@ class ConsumerGroup(msgspec.Struct):
 class LiveClients:
     """The groups that are online.
 
-    `on_change` is called with the group when its members or its set of topics have changed.
+    `on_change` is called with the group when its members or its set of topics have changed, and
+    `on_heartbeat` after each heartbeat of one of its members.
     """
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self.on_change: list[Callable[[ConsumerGroup], None]] = []
+        self.on_heartbeat: list[Callable[[ConsumerGroup], None]] = []
         self._consumers: dict[str, ConsumerGroup] = {}
         self._producers: dict[str, dict[Connection, Member]] = {}
 
@@ -81,6 +83,8 @@ class LiveClients:
         resubscribed = self._subscribe(group, data.subscription_data_set)
         if joined or resubscribed:
             self._changed(group)
+        for listener in self.on_heartbeat:
+            listener(group)
 
     def producer_heartbeat(
         self, connection: Connection, client_id: str, language: str, version: int, data: ProducerData

@@ -50,7 +50,9 @@ class Heartbeats:
     async def close(self) -> None:
         """Stop, and leave the producer groups."""
         await self._beats.close()
-        await asyncio.gather(*[self._leave(UnregisterClientRequest(self._client_id, group)) for group in self._producers])
+        await asyncio.gather(
+            *[self._leave(UnregisterClientRequest(self._client_id, group)) for group in self._producers]
+        )
         self._producers.clear()
 
     def add_producer(self, group: str) -> None:

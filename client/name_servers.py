@@ -15,7 +15,7 @@ log = logging.getLogger("pymq.client.name_servers")
 
 
 def parse_addresses(addresses: str | Sequence[str]) -> list[str]:
-    """`a:9876;b:9876` or a list of such. Raises ConfigError when there is none, or one that is not host:port."""
+    """`a:9876;b:9876` or a list of such. Raises ConfigError."""
     texts = addresses.split(";") if isinstance(addresses, str) else list(addresses)
     found = list(dict.fromkeys(text.strip() for text in texts if text.strip()))
     if not found:

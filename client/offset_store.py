@@ -52,7 +52,8 @@ class BrokerOffsets:
         self._group = group
         self._timeout_s = timeout_s
         self._wait_s = wait_s
-        self._committed: dict[MessageQueue, int] = {}
+        self._sent: dict[MessageQueue, int] = {}  # what was committed last
+        self._stored: dict[MessageQueue, int] = {}  # what the broker is known to have
 
     async def read(self, queue: MessageQueue) -> int | None:
         """As OffsetStore.read."""
@@ -62,16 +63,24 @@ class BrokerOffsets:
             timeout_s=self._timeout_s,
             accept=(ResponseCode.SUCCESS, ResponseCode.QUERY_NOT_FOUND),
         )
-        self._committed.pop(queue, None)
+        self._sent.pop(queue, None)
+        self._stored.pop(queue, None)
         if reply.code == ResponseCode.QUERY_NOT_FOUND:
             return None
         offset = reply.read(QueryConsumerOffsetResponse).offset
-        return offset if offset >= 0 else None
+        if offset < 0:
+            return None
+        self._sent[queue] = self._stored[queue] = offset
+        return offset
 
     async def commit(self, offsets: Mapping[MessageQueue, int], *, wait: bool) -> None:
-        """As OffsetStore.commit. What was committed before, and by this store, is not sent again."""
-        changed = {queue: offset for queue, offset in offsets.items() if self._committed.get(queue) != offset}
-        await asyncio.gather(*[self._commit(queue, offset, wait) for queue, offset in changed.items()])
+        """As OffsetStore.commit.
+
+        An offset as it was read is not written back: another member may have committed a later one.
+        """
+        known = self._stored if wait else self._sent
+        changed = [(queue, offset) for queue, offset in offsets.items() if known.get(queue) != offset]
+        await asyncio.gather(*[self._commit(queue, offset, wait) for queue, offset in changed])
 
     async def _commit(self, queue: MessageQueue, offset: int, wait: bool) -> None:
         header = UpdateConsumerOffsetRequest(self._group, queue.topic, queue.queue_id, offset)
@@ -83,11 +92,14 @@ class BrokerOffsets:
                 connection = self._pool.connected(address)
                 if connection is None:
                     return  # the next commit is for it
+                self._stored.pop(queue, None)
                 connection.oneway(header)
         except PymqError as error:
             log.warning("committing offset %d of %s for group %s: %s", offset, queue, self._group, error)
         else:
-            self._committed[queue] = offset
+            self._sent[queue] = offset
+            if wait:
+                self._stored[queue] = offset
 
     def _address(self, queue: MessageQueue) -> str:
         replicas = self._routes.replicas(queue.broker_name)

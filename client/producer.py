@@ -195,7 +195,9 @@ class Producer:
             raise MessageInvalid(f"queue {queue} is none of topic {topic}")
         return encode_message(message, self._unique_keys.next(), self._settings.max_message_bytes)
 
-    def _sending(self, topic: str, outgoing: Outgoing, timeout_s: float, *, is_batch: bool = False) -> _Sending:
+    def _sending(
+        self, topic: str, outgoing: Outgoing, timeout_s: float, *, is_batch: bool = False
+    ) -> _Sending:
         now = asyncio.get_running_loop().time()
         return _Sending(topic, outgoing, is_batch, now, now + timeout_s, [])
 
@@ -303,7 +305,9 @@ class Producer:
             async with asyncio.timeout(share_s):
                 return await self._pool.connection(address)
         except TimeoutError:
-            raise ConnectFailed(address, f"connecting to {address} took longer than {share_s:.1f} s") from None
+            raise ConnectFailed(
+                address, f"connecting to {address} took longer than {share_s:.1f} s"
+            ) from None
 
     async def _pause(self, sending: _Sending) -> None:
         pause_s = self._settings.retry_pause_s * 2 ** (len(sending.attempts) - 1)
@@ -380,9 +384,13 @@ def _hint(error: PymqError) -> str:
         return ""
     match error.code:
         case ResponseCode.TOPIC_NOT_EXIST:
-            return "The broker does not create topics by itself (autoCreateTopicEnable): create the topic first"
+            return (
+                "The broker does not create topics by itself (autoCreateTopicEnable): create the topic first"
+            )
         case ResponseCode.NO_PERMISSION:
-            return "The broker does not let the topic be written to: see brokerPermission and the topic's perm"
+            return (
+                "The broker does not let the topic be written to: see brokerPermission and the topic's perm"
+            )
         case ResponseCode.SERVICE_NOT_AVAILABLE:
             return "The broker takes no messages at present: a slave, a full disk, or shutting down"
         case ResponseCode.SYSTEM_BUSY:

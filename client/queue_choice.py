@@ -23,9 +23,7 @@ class QueueChoice:
         self._clock = clock
         self._counters: dict[str, int] = {}
 
-    def pick(
-        self, topic: str, queues: Sequence[MessageQueue], avoid: Collection[str] = ()
-    ) -> MessageQueue:
+    def pick(self, topic: str, queues: Sequence[MessageQueue], avoid: Collection[str] = ()) -> MessageQueue:
         """The next queue that is on none of the brokers to avoid; if there is no such, just the next."""
         counter = self._counters.get(topic)
         if counter is None:

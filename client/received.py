@@ -68,7 +68,11 @@ class ReceivedMessage:
     )
 
     def __init__(
-        self, record: MessageRecord, queue: MessageQueue, settling: Settling, reconsume_times: int | None = None
+        self,
+        record: MessageRecord,
+        queue: MessageQueue,
+        settling: Settling,
+        reconsume_times: int | None = None,
     ) -> None:
         properties = record.read_properties()
         self._record = record
@@ -170,4 +174,5 @@ class ReceivedMessage:
             self.ack()
 
     def __repr__(self) -> str:
-        return f"<message {self.msg_id} of {self.topic}, {self.queue.broker_name}:{self.queue.queue_id}@{self.queue_offset}>"
+        place = f"{self.queue.broker_name}:{self.queue.queue_id}@{self.queue_offset}"
+        return f"<message {self.msg_id} of {self.topic}, {place}>"

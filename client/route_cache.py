@@ -61,6 +61,10 @@ class RouteCache:
         """Call `listener` with the topic whenever a route turned out to be another one."""
         self._listeners.append(listener)
 
+    def forget(self, listener: Callable[[str], None]) -> None:
+        """End an `on_change`."""
+        self._listeners.remove(listener)
+
     @property
     def name_servers(self) -> tuple[str, ...]:
         """The addresses of the name servers."""

@@ -1,4 +1,4 @@
-"""The client's numbers in one place, as Apache's client has them unless said otherwise (semantics.md §11–13)."""
+"""The client's numbers in one place: Apache's unless said otherwise (semantics.md §11–13)."""
 
 from __future__ import annotations
 

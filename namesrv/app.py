@@ -15,7 +15,7 @@ from pymq.namesrv.kv_config import KVConfig
 from pymq.namesrv.namesrv_config import NamesrvConfig
 from pymq.namesrv.requests import BrokerRequests, KVConfigRequests, RouteRequests
 from pymq.namesrv.route_table import RouteTable
-from pymq.namesrv.settings import SettingsRequests
+from pymq.namesrv.settings_requests import SettingsRequests
 from pymq.network import Network
 from pymq.transport.connection import Connection
 from pymq.transport.dispatch import merge
@@ -32,7 +32,7 @@ ANY_ADDRESS = {"", "0.0.0.0", "::"}
 class NameServer:
     """Serves one name server as long as the context lasts.
 
-    Entering raises PortInUse, or ConfigError when the stored KV config cannot be read.
+    Entering raises PortInUse, and ConfigError or StoreError when the stored KV config cannot be read.
 
     Attributes:
         port: the port it listens on, once entered.

@@ -1,7 +1,7 @@
 """Files, folders, mappings, and the two threads that flush and reserve: the disk as one small interface.
 
 Errors of the disk (design.md §4): ENOSPC, EDQUOT and EFBIG are `StoreFull`, which passes; EIO, and any error
-of a sync, are `StoreBroken`, after which nothing is sure to be on disk until a restart; the rest: `StoreError`.
+of a sync, are `StoreBroken`, after which nothing is sure to be on disk until a restart; else `StoreError`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import msgspec
 
 from pymq.errors import StoreBroken, StoreError, StoreFull, StoreLocked
 
-MappedBuffer = mmap.mmap | bytearray
+MappedBuffer = mmap.mmap
 """What a mapped file is read from and written to, by slices. A slice read is a copy."""
 Job = Callable[[], None]
 Done = Callable[[StoreError | None], None]

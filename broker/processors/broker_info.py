@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from pymq.store.messagestore import MessageStore
-
 from pymq.broker.broker_config import BrokerConfig
 from pymq.broker.figures import Figures
 from pymq.clock import Clock
@@ -18,6 +16,7 @@ from pymq.protocol.headers.administration import (
     GetBrokerConfigResponse,
     GetBrokerRuntimeInfoRequest,
 )
+from pymq.store.messagestore import MessageStore
 from pymq.transport.dispatch import Answer, Request, Row, row
 
 GIB = 1024**3
@@ -86,11 +85,11 @@ class BrokerInfoProcessor:
     def _storage(self) -> dict[str, object]:
         store = self._store
         folder = self._config.commit_log_folder
-        usage = self._disk.usage(folder)
+        usage = store.disk_usage()
         ratio = round(usage.ratio, 4)
         return {
-            "commitLogMinOffset": store.min_physical_offset,
-            "commitLogMaxOffset": store.max_physical_offset,
+            "commitLogMinOffset": store.commit_log_min_offset,
+            "commitLogMaxOffset": store.commit_log_max_offset,
             "commitLogDirCapacity": (
                 f"Total : {usage.total / GIB:.1f} GiB, Free : {usage.free / GIB:.1f} GiB."
             ),
@@ -98,8 +97,8 @@ class BrokerInfoProcessor:
             f"commitLogDiskRatio_{folder}": ratio,
             "consumeQueueDiskRatio": round(self._disk.usage(self._config.store_path_root_dir).ratio, 4),
             "dispatchBehindBytes": store.dispatch_behind_bytes,
-            "earliestMessageTimeStamp": store.earliest_time_ms,
-            "remainHowManyDataToFlush": f"{store.bytes_to_flush} B",
+            "earliestMessageTimeStamp": store.earliest_log_time(),
+            "remainHowManyDataToFlush": f"{store.remaining_to_flush} B",
         }
 
     def _queues(self) -> dict[str, object]:

@@ -6,11 +6,10 @@ stored bytes as slices; or, with nothing there, held in `Arrivals` and run once 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable
 
-from pymq.store.messagestore import GetStatus, MessageStore
-
-from pymq.broker.arrivals import Arrivals, HeldPull
+from pymq.broker.arrivals import HEARTBEAT, Arrivals, HeldPull
 from pymq.broker.broker_config import BrokerConfig
 from pymq.broker.consumer_offsets import ConsumerOffsetTable
 from pymq.broker.figures import Figures
@@ -24,9 +23,16 @@ from pymq.protocol.codes import RequestCode, ResponseCode
 from pymq.protocol.headers.messaging import PullMessageRequest, PullMessageResponse
 from pymq.protocol.sysflags import PullFlag
 from pymq.protocol.tag_filter import TagExpressionError, tag_codes
+from pymq.store.messagestore import GetStatus, MessageStore
 from pymq.transport.dispatch import Answer, Request, Row, row
 
-SLOWLY_SUGGESTION = 0
+MASTER_ID = 0
+"""Which broker to read from next: always the master, as long as there are no slaves."""
+
+HEARTBEAT_PATIENCE_S = 1.0
+"""How long a pull waits for the heartbeat that it has overtaken."""
+
+_HEARTBEAT_MISSING = (ResponseCode.SUBSCRIPTION_NOT_EXIST, ResponseCode.SUBSCRIPTION_NOT_LATEST)
 
 _CODES = {
     GetStatus.FOUND: ResponseCode.SUCCESS,
@@ -72,8 +78,17 @@ class PullProcessor:
 
     def pull(self, request: Request[PullMessageRequest]) -> Answer | None:
         """Answer a pull, or hold it when nothing is there and the consumer lets us."""
+        loop = asyncio.get_running_loop()
+        return self._pull(request, loop.time() + HEARTBEAT_PATIENCE_S)
+
+    def _pull(self, request: Request[PullMessageRequest], patient_until: float) -> Answer | None:
         header = request.header
-        codes = self._admit(header)
+        try:
+            codes = self._admit(header)
+        except ResponseError as error:
+            if error.code not in _HEARTBEAT_MISSING or not self._wait_for_heartbeat(request, patient_until):
+                raise
+            return None
         if header.sys_flag & PullFlag.COMMIT_OFFSET:
             self._offsets.commit(header.consumer_group, header.topic, header.queue_id, header.commit_offset)
         answer = self._read(header, codes)
@@ -86,7 +101,6 @@ class PullProcessor:
         )
         if timeout_ms <= 0:
             return answer
-        key = (header.topic, header.queue_id)
 
         def rerun() -> None:
             # Whatever comes out the second time is the answer; the offset is not committed again.
@@ -95,9 +109,31 @@ class PullProcessor:
             except ResponseError as error:
                 request.reply(Answer(error.code, remark=error.remark))
 
-        pull = HeldPull(key, header.queue_offset, codes, request.connection, rerun)
-        self._arrivals.hold(pull, timeout_ms)
+        key = (header.topic, header.queue_id)
+        self._arrivals.hold(HeldPull(key, header.queue_offset, codes, request.connection, rerun), timeout_ms)
         return None
+
+    def _wait_for_heartbeat(self, request: Request[PullMessageRequest], patient_until: float) -> bool:
+        """Hold a pull that has overtaken the heartbeat with its subscription; False when time is up.
+
+        Java consumers raise their subscription's version after the first rebalance, and pull at once:
+        refused, they would wait for up to three seconds before the next pull.
+        """
+        remaining_ms = int((patient_until - asyncio.get_running_loop().time()) * 1000)
+        if remaining_ms <= 0:
+            return False
+
+        def rerun() -> None:
+            try:
+                answer = self._pull(request, patient_until)
+            except ResponseError as error:
+                answer = Answer(error.code, remark=error.remark)
+            if answer is not None:
+                request.reply(answer)
+
+        key = (request.header.consumer_group, HEARTBEAT)
+        self._arrivals.hold(HeldPull(key, 0, None, request.connection, rerun), remaining_ms)
+        return True
 
     def _admit(self, header: PullMessageRequest) -> frozenset[int] | None:
         """Check a pull in Apache's order (semantics.md §2.1); gives the tags codes wanted, None for all."""
@@ -183,7 +219,7 @@ class PullProcessor:
         else:
             code = _CODES[status]
         answer_header = PullMessageResponse(
-            SLOWLY_SUGGESTION, result.next_begin_offset, result.min_offset, result.max_offset
+            MASTER_ID, result.next_begin_offset, result.min_offset, result.max_offset
         )
         if status is GetStatus.FOUND:
             self._figures.got(result.count, result.size)

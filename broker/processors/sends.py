@@ -9,8 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from pymq.store.messagestore import MessageStore
-
 from pymq.broker.broker_config import BrokerConfig
 from pymq.broker.figures import Figures
 from pymq.broker.topics import TopicTable
@@ -27,10 +25,10 @@ from pymq.protocol.headers.messaging import (
     SendMessageResponse,
 )
 from pymq.protocol.message import decode_batch
-from pymq.protocol.message_ids import encode_offset_msg_id
 from pymq.protocol.properties import get_property, join_properties
 from pymq.protocol.sysflags import HOST_MASK, MULTI_TAGS, TRANSACTION_MASK
 from pymq.protocol.tag_filter import tags_code
+from pymq.store.messagestore import MessageStore
 from pymq.transport.dispatch import Answer, Request, Row, row
 
 NAME_PATTERN = re.compile(r"[%|a-zA-Z0-9_-]+")
@@ -63,14 +61,12 @@ class SendProcessor:
         config: BrokerConfig,
         topics: TopicTable,
         store: MessageStore,
-        store_host: bytes,
         clock: Clock,
         figures: Figures,
     ) -> None:
         self._config = config
         self._topics = topics
         self._store = store
-        self._store_host = store_host
         self._clock = clock
         self._figures = figures
         self._cluster = names.CLUSTER + names.NAME_VALUE_SEPARATOR + config.broker_cluster_name
@@ -171,7 +167,7 @@ class SendProcessor:
         return Answer(
             0,
             SendMessageResponse(
-                encode_offset_msg_id(self._store_host, result.physical_offset),
+                result.offset_msg_id,
                 queue_id,
                 result.queue_offset,
                 None,
@@ -215,7 +211,7 @@ class SendProcessor:
             born_host=request.connection.born_host,
         )
         self._figures.put(len(results), len(request.body))
-        ids = ",".join(encode_offset_msg_id(self._store_host, result.physical_offset) for result in results)
+        ids = ",".join(result.offset_msg_id for result in results)
         return Answer(
             0,
             SendMessageResponse(ids, queue_id, results[0].queue_offset, None, self._region, self._trace_on),

@@ -80,7 +80,7 @@ def run_broker(conf: Path | None, namesrv_addr: str | None, show: bool, backgrou
 
     overrides = {} if namesrv_addr is None else {"namesrvAddr": namesrv_addr}
     loaded = load(BrokerConfig, conf, overrides, os.environ)
-    fill_own_names(loaded)
+    fill_own_names(loaded, show)
     if not show_only(show, loaded):
         check_supported(loaded.value, loaded.origins)
         opening = partial(open_broker, loaded.value)
@@ -121,21 +121,27 @@ def run_standalone(
             "storePathRootDir": str(data / "store"),
         },
     )
-    fill_own_names(loaded)
+    fill_own_names(loaded, show)
     if not show_only(show, names, loaded):
         check_supported(loaded.value, loaded.origins)
         opening = partial(open_standalone, names.value, loaded.value, data, hello)
         run("standalone", port, loaded.warnings, opening, background)
 
 
-def fill_own_names(loaded: Loaded[BrokerConfig]) -> None:
-    """Give the broker's name and addresses their real values where no one set them."""
+def fill_own_names(loaded: Loaded[BrokerConfig], show: bool) -> None:
+    """Give the broker's name its real value where no one set it; to show them, the addresses too.
+
+    (A broker chooses its addresses itself, and logs why.)
+    """
     from pymq.network import SystemNetwork
 
-    network = SystemNetwork()
+    network, config = SystemNetwork(), loaded.value
     loaded.fill("brokerName", network.host_name(), "this machine's name")
-    loaded.fill("brokerIP1", network.own_address(), "this machine's address")
-    loaded.fill("brokerIP2", network.own_address(), "this machine's address")
+    if show:
+        if config.bind_address not in ("", "0.0.0.0", "::"):
+            loaded.fill("brokerIP1", config.bind_address, "bindAddress")
+        loaded.fill("brokerIP1", network.own_address(), "this machine's address")
+        loaded.fill("brokerIP2", config.broker_ip1, "brokerIP1")
 
 
 def show_only(show: bool, *shown: Loaded[Any]) -> bool:

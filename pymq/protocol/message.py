@@ -46,7 +46,7 @@ _INT = Struct(">i")
 _SIZE_AND_MAGIC = Struct(">iI")
 _SHORT = Struct(">h")
 _TOPIC_LENGTHS = tuple(bytes((n,)) for n in range(TOPIC_MAX_LENGTH + 1))
-_PROPERTIES_LENGTH = Struct(">H")
+PROPERTIES_LENGTH = Struct(">H")
 
 _BATCH_HEAD = Struct(">iiiii")
 """Entry of a batch block: totalSize, magic (0), bodyCRC (0), flag, bodyLength, 4 bytes each."""
@@ -160,7 +160,7 @@ def encode_record(
                 body,
                 _TOPIC_LENGTHS[len(topic)],
                 topic,
-                _PROPERTIES_LENGTH.pack(len(properties)),
+                PROPERTIES_LENGTH.pack(len(properties)),
                 properties,
             )
         )

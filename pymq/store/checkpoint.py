@@ -1,4 +1,4 @@
-"""The file that tells up to when the commit log and the consume queues are surely on the disk (store.md §5)."""
+"""The file that tells up to when commit log and consume queues are surely on the disk (store.md §5)."""
 
 from __future__ import annotations
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from struct import Struct
 
-from pymq.disk import Disk, Job, MappedFile
+from pymq.disk import Disk, Job, MappedBuffer, MappedFile
 from pymq.errors import MessageIllegal, ProtocolError
 from pymq.protocol import sysflags
 from pymq.protocol.message import (
@@ -51,6 +51,8 @@ class CommitLog:
         self.tail = _no_segment()
         self.position = 0
         """Where the next record begins in the tail."""
+        self.last_store_timestamp = 0
+        """Store time of the newest record, ms since 1970."""
         self._segment_bytes = config.commit_log_segment_bytes
         self._ahead = min(config.reserve_ahead_bytes, max(PAGE, self._segment_bytes // 4))
         self._check_crc = config.check_crc_on_recover
@@ -173,7 +175,7 @@ class CommitLog:
     # -- reading
 
     def read(self, offset: int, size: int) -> bytes | None:
-        """Copy `size` bytes at the physical `offset`; they lie in one file. None when they are not (all) there."""
+        """Copy `size` bytes, all in one file, at the physical `offset`. None when they are not all there."""
         segment = self._segments.at(offset)
         if segment is None or offset + size > self.end:
             return None
@@ -181,6 +183,28 @@ class CommitLog:
         buffer = segment.buffer if segment.buffer is not None else self._mappings.map(segment)
         position = offset - segment.base
         return buffer[position : position + size]
+
+    def read_runs(self, runs: Iterable[tuple[int, int, int]]) -> list[bytes] | None:
+        """Copy one slice for each (physical offset, size, anything), each within one file.
+
+        None when one of them is not (all) there.
+        """
+        slices: list[bytes] = []
+        base, limit = 0, -1
+        buffer: MappedBuffer | None = None
+        for offset, size, _ in runs:
+            start = offset - base
+            if buffer is None or start < 0 or start + size > limit:
+                segment = self._segments.at(offset)
+                if segment is None:
+                    return None
+                buffer = self._segments.buffer(segment)
+                base, start = segment.base, offset - segment.base
+                limit = self.position if segment is self.tail else self._segment_bytes
+                if start + size > limit:
+                    return None
+            slices.append(buffer[start : start + size])
+        return slices
 
     def record_at(self, offset: int) -> bytes | None:
         """The record that begins at the physical `offset`, or None when none begins there."""
@@ -294,11 +318,14 @@ class CommitLog:
                 segment.file.release()
             self._released += self._segment_bytes
 
+    def remove_upcoming(self) -> None:
+        """Remove the file that was made ahead and not used, as Apache does at a clean stop. StoreError."""
+        upcoming, self._upcoming = self._upcoming, None
+        if upcoming is not None:
+            upcoming.unmap()
+            upcoming.release()
+            self._disk.remove_file(upcoming.path)
+
     def close(self) -> None:
-        """Unmap all; remove the file that was made ahead, as Apache does."""
+        """Unmap all and close what is open."""
         self._segments.close()
-        if self._upcoming is not None:
-            self._upcoming.unmap()
-            self._upcoming.release()
-            self._disk.remove_file(self._upcoming.path)
-            self._upcoming = None

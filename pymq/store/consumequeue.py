@@ -18,6 +18,7 @@ assert CQ_STORE_UNIT.size == CQ_STORE_UNIT_SIZE
 
 BLANK_UNIT_SIZE: Final = 0x7FFFFFFF
 """The record size of a unit that fills the place of a message that is no more."""
+_pack_unit_into = CQ_STORE_UNIT.pack_into
 _RESERVE_MAX = 256 << 10
 _RESERVE_IN_BACKGROUND = 64 << 10
 """A small queue reserves little, at once; one that has grown reserves more, in the background."""
@@ -30,6 +31,8 @@ class QueueFiles(NamedTuple):
     folder: str
     file_bytes: int
     """A multiple of the unit's size."""
+    record_base: int
+    """Size of a record without born host, topic, body and properties."""
     disk: Disk
     mappings: Mappings
     reservation: Reservation
@@ -49,14 +52,19 @@ class ConsumeQueue:
         "min_offset",
         "position",
         "queue_id",
+        "record_base",
         "tail",
         "topic",
-        "topic_bytes",
+        "topic_field",
     )
 
     def __init__(self, topic: str, queue_id: int, common: QueueFiles) -> None:
         self.topic = topic
-        self.topic_bytes = topic.encode()
+        name = topic.encode()
+        self.topic_field = bytes((len(name),)) + name
+        """The topic as a record holds it, its length in front."""
+        self.record_base = common.record_base + len(name)
+        """Size of a record of this topic without born host, body and properties."""
         self.queue_id = queue_id
         self.max_offset = 0
         """Number of the next message."""
@@ -131,14 +139,14 @@ class ConsumeQueue:
         if position == self._file_bytes:
             self._enter_tail()
             position = self.position
-        CQ_STORE_UNIT.pack_into(self.tail.buffer, position, physical_offset, size, tags_code)  # type: ignore[arg-type]
+        _pack_unit_into(self.tail.buffer, position, physical_offset, size, tags_code)  # type: ignore[arg-type]
         self.position = position + CQ_STORE_UNIT_SIZE
         self.max_offset += 1
 
     # -- reading
 
     def read(self, offset: int, count: int) -> bytes:
-        """Copy up to `count` units from number `offset` on, whole units of one file; fewer at its or the end."""
+        """Copy up to `count` units from number `offset` on; fewer at the end of the file or the queue."""
         start = offset * CQ_STORE_UNIT_SIZE
         segment = self._segments.at(start)
         if segment is None:

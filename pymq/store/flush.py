@@ -1,4 +1,4 @@
-"""When what was written is brought to the disk: by intervals, or as soon as somebody waits for it (store.md §6)."""
+"""When what was written goes to the disk: by intervals, or as soon as somebody waits for it (store.md §6)."""
 
 from __future__ import annotations
 
@@ -41,8 +41,6 @@ class FlushSchedule:
         """Physical offset up to which the log is on the disk."""
         self.dirty: list[ConsumeQueue] = []
         """Queues with units that are not flushed; each once, marked `dirty`."""
-        self.last_store_timestamp = 0
-        """Store time of the newest message, ms."""
         self._config = config
         self._disk = disk
         self._clock = clock
@@ -57,10 +55,9 @@ class FlushSchedule:
         self._log_due, self._log_thorough_due = now, now
         self._queues_due, self._queues_thorough_due = now, now
 
-    def start(self, flushed: int, last_store_timestamp: int) -> None:
+    def start(self, flushed: int) -> None:
         """From now on `tick` flushes; all before the physical offset `flushed` is on the disk."""
         self.flushed.advance(flushed)
-        self.last_store_timestamp = last_store_timestamp
         now = self._clock.monotonic()
         self._log_due = now + self._config.flush_interval_commit_log / 1000
         self._log_thorough_due = now + self._config.flush_commit_log_thorough_interval / 1000
@@ -101,7 +98,7 @@ class FlushSchedule:
     def _start_log(self) -> None:
         self._log_running, self._log_again = True, False
         end = self._log.end
-        done = functools.partial(self._log_flushed, end, self.last_store_timestamp)
+        done = functools.partial(self._log_flushed, end, self._log.last_store_timestamp)
         self._disk.flush_soon(self._log.flush_job(self.flushed.position), done, urgent=True)
 
     def _log_flushed(self, end: int, timestamp: int, error: StoreError | None) -> None:
@@ -125,7 +122,7 @@ class FlushSchedule:
         for queue in self.dirty:
             (due if queue.max_offset - queue.flushed_offset >= least else left).append(queue)
         self.dirty = left
-        self._thorough_timestamp = self.last_store_timestamp if thorough else None
+        self._thorough_timestamp = self._log.last_store_timestamp if thorough else None
         self._queue_jobs = 1
         for start in range(0, len(due), _QUEUES_PER_JOB):
             self._queue_jobs += 1
@@ -160,6 +157,10 @@ class FlushSchedule:
         if error is not None:
             log.error("the checkpoint was not written, the next one will be: %s", error)
 
+    def flush_queue(self, queue: ConsumeQueue) -> None:
+        """Flush one queue in this thread. StoreBroken."""
+        self._flush_job([queue])()
+
     def fail(self) -> None:
         """The disk broke: nothing more becomes durable, those who wait are told."""
         self._broken = True
@@ -178,7 +179,7 @@ class FlushSchedule:
         for queue in queues:
             if queue.dirty:
                 self._flush_job([queue])()
-        self._checkpoint.physic_timestamp = self._checkpoint.logics_timestamp = self.last_store_timestamp
+        self._checkpoint.physic_timestamp = self._checkpoint.logics_timestamp = self._log.last_store_timestamp
         self._checkpoint.write_job()()
         self.dirty.clear()
         self.flushed.advance(end)

@@ -31,7 +31,7 @@ class ConsumeQueues:
                     queue.load()
 
     def make(self, topic: str, queue_id: int) -> ConsumeQueue:
-        """The queue, new if need be. MessageIllegal for a topic that can be no folder, or a negative queue id."""
+        """The queue, new if need be. MessageIllegal for a topic that can be no folder, and a bad queue id."""
         queue = self.table.get((topic, queue_id))
         if queue is not None:
             return queue

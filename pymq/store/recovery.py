@@ -1,8 +1,8 @@
-"""Opening a store: find the end of the log, and bring the consume queues to the same point (store.md §5, §12).
+"""Opening a store: find the end of the log, and bring the queues to the same point (store.md §5, §12).
 
 After a clean stop only what no queue knows of yet is read. After any other end, and when the files contradict
-each other, the log is read again from a point that was surely on the disk, and every unit behind it is written
-anew: the queues' pages may have reached the disk in any order.
+each other, the log is read again from a point that was surely on the disk, and every unit behind it is
+written anew: the queues' pages may have reached the disk in any order.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pymq.errors import MessageIllegal
 from pymq.protocol.message import MessageRecord
 from pymq.protocol.sysflags import has_queue_unit
 from pymq.store.commitlog import CommitLog
+from pymq.store.consumequeue import ConsumeQueue
 from pymq.store.queues import ConsumeQueues
 
 log = logging.getLogger("pymq.store.recovery")
@@ -34,9 +35,9 @@ def recover(
 ) -> bool:
     """Bring the loaded log and queues into step; afterwards the log can be written to.
 
-    `durable_timestamp`: what was stored up to then (ms) is on the disk, as the checkpoint says. `dispatch` adds
-    a record to its queue, and leaves one alone that is there. Returns whether anything was read again or cut,
-    so that it should be flushed.
+    `durable_timestamp`: what was stored up to then (ms) is on the disk, as the checkpoint says. `dispatch`
+    adds a record to its queue, and leaves one alone that is there. Returns whether anything was read again or
+    cut, so that it should be flushed.
     """
     start = _known_end(commit_log, queues) if clean else None
     again = start is None
@@ -69,7 +70,7 @@ def _known_end(commit_log: CommitLog, queues: ConsumeQueues) -> int | None:
 
 
 def _restart_point(commit_log: CommitLog, durable_timestamp: int, clean: bool) -> int:
-    """The start of the last file that begins with a message that was surely on the disk, in log and queues."""
+    """The start of the last file whose first message was surely on the disk, in log and queues."""
     starts = commit_log.segment_starts()
     if not starts:
         return 0
@@ -82,12 +83,12 @@ def _restart_point(commit_log: CommitLog, durable_timestamp: int, clean: bool) -
     return starts[0]
 
 
-def dispatch_record(queues: ConsumeQueues, record: MessageRecord, tags_code: int) -> int | None:
+def dispatch_record(queues: ConsumeQueues, record: MessageRecord, tags_code: int) -> ConsumeQueue | None:
     """Add a record of the log to its queue; one that is there already is left alone.
 
     A number below the queue's end, further on in the log, means that the topic was deleted and made again
     in between: the queue starts anew. A number above it means that units are lost: blanks keep the numbering.
-    Returns the queue offset of a unit that was added, else None.
+    Returns the queue, or None when the record has no unit in any.
     """
     if not has_queue_unit(record.sys_flag):
         return None
@@ -99,12 +100,13 @@ def dispatch_record(queues: ConsumeQueues, record: MessageRecord, tags_code: int
     if record.queue_offset < queue.max_offset:
         last = queue.unit(queue.max_offset - 1)
         if last is not None and record.physical_offset <= last[0]:
-            return None
+            return queue
         log.warning("queue %s/%d starts anew at %d", record.topic, record.queue_id, record.queue_offset)
         queue.truncate(record.queue_offset)
     if record.queue_offset > queue.max_offset:
         queue.skip_to(record.queue_offset)
-    queue.make_room(1)
+    if queue.position >= queue.tail.limit:
+        queue.make_room(1)
     queue.append(record.physical_offset, record.total_size, tags_code)
     queue.dirty = True
-    return record.queue_offset
+    return queue

@@ -25,7 +25,7 @@ class Reservation:
         self._full_until = 0.0
 
     def ensure(self, file: MappedFile, end: int, ahead: int) -> None:
-        """Room up to `end` is reserved on return, and some `ahead` of it if there is. StoreFull, StoreBroken."""
+        """Reserve room up to `end`, and some `ahead` of it if possible. StoreFull, StoreBroken."""
         if file.reserved >= end:
             return
         self._refuse_while_full()

@@ -1,4 +1,4 @@
-"""Files of one size that stand one after the other and form one long range of bytes (Apache's MappedFileQueue)."""
+"""Files of one size, one after the other, that form one long range of bytes (Apache's MappedFileQueue)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PAGE = 4096
 
 
 class Segment:
-    """One file of the range. `limit` belongs to the writer: up to there it may write without further thought."""
+    """One file of the range. Up to `limit` the writer may write without further thought."""
 
     __slots__ = ("base", "buffer", "file", "limit", "pinned", "recently_used")
 
@@ -83,7 +83,7 @@ class Segments:
         self._mappings = mappings
 
     def load(self) -> None:
-        """Find the files of the folder. StoreCorrupt for a foreign name, another size or a gap (store.md §1)."""
+        """Find the folder's files. StoreCorrupt for a foreign name, another size or a gap (store.md §1)."""
         names = self._disk.list_folder(self.folder)
         for name in names:
             path = os.path.join(self.folder, name)
@@ -97,7 +97,9 @@ class Segments:
                 self._disk.remove_file(path)  # its making was interrupted
                 continue
             if size != self.segment_bytes:
-                raise StoreCorrupt(f"{path} has {size} bytes, the configured file size is {self.segment_bytes}")
+                raise StoreCorrupt(
+                    f"{path} has {size} bytes, the configured file size is {self.segment_bytes}"
+                )
             if self.files and int(name) != self.end:
                 raise StoreCorrupt(f"the file before {path} is missing")
             self.files.append(Segment(int(name), self._disk.file(path, self.segment_bytes)))
@@ -133,12 +135,17 @@ class Segments:
         return segment.buffer if segment.buffer is not None else self._mappings.map(segment)
 
     def remove_from(self, base: int) -> None:
-        """Delete the files that begin at `base` or later, the last one first."""
+        """Delete the files that begin at `base` or later, the last one first, and bring that to the disk."""
+        if not self.files or self.files[-1].base < base:
+            return
         while self.files and self.files[-1].base >= base:
-            self._remove(self.files.pop())
+            segment = self.files.pop()
+            self._close(segment)
+            self._disk.remove_file(segment.file.path)
+        self._disk.sync_folder(self.folder)
 
     def clear_from(self, offset: int) -> None:
-        """Let nothing but zeros stand from `offset` on: delete the files behind it, clear the one that holds it.
+        """Let nothing but zeros stand from `offset` on: delete the files behind, clear the one that holds it.
 
         What stays must not be trusted by the next start, and a cut alone does not erase it (store.md §12).
         """
@@ -157,7 +164,3 @@ class Segments:
         segment.pinned = False
         self._mappings.unmap(segment)
         segment.file.release()
-
-    def _remove(self, segment: Segment) -> None:
-        self._close(segment)
-        self._disk.remove_file(segment.file.path)

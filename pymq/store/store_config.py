@@ -15,7 +15,7 @@ END_OF_FILE_MIN_BLANK = 8
 
 
 class StoreConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """Settings of a message store. Sizes in bytes, intervals in ms. ConfigError when they contradict each other."""
+    """Settings of a message store. Sizes in bytes, intervals in ms. ConfigError for impossible ones."""
 
     root: str
     """storePathRootDir."""

@@ -1,4 +1,4 @@
-"""The tags code of a queue unit: the tags' hash, or in the schedule topic the time of delivery (store.md §3, §10)."""
+"""The tags code of a queue unit: the tags' hash; in the schedule topic the time of delivery (store.md §3)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ def parse_delay_levels(text: str) -> list[int]:
     for part in text.split():
         factor = _UNITS_MS.get(part[-1])
         if factor is None or not part[:-1].isdecimal():
-            raise ConfigError(f"messageDelayLevel: {part!r} is no time; a number and one of s m h d were expected")
+            raise ConfigError(
+                f"messageDelayLevel: {part!r} is no time; a number and one of s m h d were expected"
+            )
         levels.append(int(part[:-1]) * factor)
     return levels
 

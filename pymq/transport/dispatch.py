@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import msgspec
@@ -30,7 +30,7 @@ class Answer(msgspec.Struct):
 
     code: int = 0
     header: Header | None = None
-    body: Buffer | list[Buffer] = b""
+    body: Buffer | Sequence[Buffer] = b""
     remark: str | None = None
 
 

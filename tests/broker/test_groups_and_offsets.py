@@ -143,13 +143,33 @@ async def test_a_pull_without_its_own_subscription_uses_the_heartbeats(
     await send(pool, broker.address, "orders", b"a", properties="TAGS\x01a")
     await send(pool, broker.address, "orders", b"b", properties="TAGS\x01b")
     await clients[0].heartbeat(broker.address, "orders", sub_string="b", sub_version=5)
-    fields = {"consumer_group": "g", "sys_flag": 0, "subscription": None}
-    assert [r.body for r in records(await pull(pool, broker.address, "orders", sub_version=5, **fields))] == [
-        b"b"
-    ]
-    for topic, version, code in (
-        ("orders", 6, ResponseCode.SUBSCRIPTION_NOT_LATEST),
-        ("BenchmarkTest", 5, ResponseCode.SUBSCRIPTION_NOT_EXIST),
+    fields: dict[str, Any] = {"consumer_group": "g", "sys_flag": 0, "subscription": None}
+    reply = await pull(pool, broker.address, "orders", sub_version=5, **fields)
+    assert [record.body for record in records(reply)] == [b"b"]
+
+
+async def test_a_pull_that_overtakes_its_heartbeat_waits_for_it(
+    broker: Broker, pool: Pool, clients: list[Client]
+) -> None:
+    await send(pool, broker.address, "orders", b"a")
+    fields: dict[str, Any] = {"consumer_group": "g", "sys_flag": 0, "subscription": None}
+    early = asyncio.ensure_future(pull(pool, broker.address, "orders", sub_version=6, **fields))
+    await asyncio.sleep(0.05)
+    await clients[0].heartbeat(broker.address, "orders", sub_version=5)
+    await asyncio.sleep(0.05)
+    assert not early.done()
+    await clients[0].heartbeat(broker.address, "orders", sub_version=6)
+    assert [record.body for record in records(await asyncio.wait_for(early, 0.5))] == [b"a"]
+
+
+async def test_a_pull_whose_heartbeat_never_comes_is_refused(
+    broker: Broker, pool: Pool, clients: list[Client]
+) -> None:
+    await clients[0].heartbeat(broker.address, "BenchmarkTest", sub_version=5)
+    fields: dict[str, Any] = {"consumer_group": "g", "sys_flag": 0, "subscription": None}
+    for version, topic, code in (
+        (6, "BenchmarkTest", ResponseCode.SUBSCRIPTION_NOT_LATEST),
+        (5, "SELF_TEST_TOPIC", ResponseCode.SUBSCRIPTION_NOT_EXIST),
     ):
         with pytest.raises(ResponseError) as refused:
             await pool.call(broker.address, pull_header(topic, sub_version=version, **fields))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from typing import Any
 
 import pytest
 
@@ -121,7 +122,7 @@ async def test_a_oneway_send_is_stored_and_not_answered(broker: Broker, pool: Po
 
 async def test_a_batch_becomes_messages_in_a_row(broker: Broker, pool: Pool) -> None:
     await send(pool, broker.address, "orders", b"first")
-    block = encode_batch([BatchEntry(0, b"one", "A\x011"), BatchEntry(5, b"two", "TAGS\x01x\x02")])
+    block = encode_batch([BatchEntry(b"one", "A\x011"), BatchEntry(b"two", "TAGS\x01x\x02", 5)])
     header = SendBatchMessageRequest(
         "producers", "orders", 0, 0, 1, 0, properties="WAIT\x01true", batch="true"
     )
@@ -199,7 +200,7 @@ async def test_offsets_out_of_range_are_told_the_right_one(broker: Broker, pool:
     ],
 )
 async def test_pulls_that_are_refused(
-    broker: Broker, pool: Pool, fields: dict[str, object], code: ResponseCode
+    broker: Broker, pool: Pool, fields: dict[str, Any], code: ResponseCode
 ) -> None:
     await send(pool, broker.address, "orders", b"x")
     with pytest.raises(ResponseError) as refused:
@@ -240,6 +241,7 @@ async def test_a_held_pull_does_not_wake_for_a_tag_it_does_not_want(broker: Brok
             suspend_timeout_millis=15_000,
         )
     )
+    await asyncio.sleep(0.05)
     await send(pool, broker.address, "orders", b"1", properties="TAGS\x01other")
     await asyncio.sleep(0.05)
     assert not held.done()

@@ -12,7 +12,7 @@ import pytest
 from pymq.broker.ports import take_ports
 from pymq.clock import SystemClock
 from pymq.disk import SystemDisk
-from pymq.errors import PortInUse, PymqError, ResponseError
+from pymq.errors import PortInUse, ResponseError, StoreLocked
 from pymq.namesrv.app import NameServer
 from pymq.namesrv.namesrv_config import NamesrvConfig
 from pymq.network import SystemNetwork
@@ -164,5 +164,5 @@ def test_a_taken_port_is_named_with_its_purpose(offset: int, words: str) -> None
 
 async def test_a_second_broker_on_the_same_store_is_refused(start_broker: StartBroker) -> None:
     await start_broker()
-    with pytest.raises(PymqError, match="lock"):
+    with pytest.raises(StoreLocked, match="is in use"):
         await start_broker()

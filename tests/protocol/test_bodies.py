@@ -187,7 +187,8 @@ def test_a_heartbeat_of_a_client_that_writes_nulls_and_numbers_as_text_is_read()
     data = (
         b'{"clientID":"c","producerDataSet":null,"consumerDataSet":[{"groupName":"G",'
         b'"consumeType":"CONSUME_PASSIVELY","messageModel":"CLUSTERING","unitMode":false,'
-        b'"subscriptionDataSet":[{"topic":"T","subString":"a || b","tagsSet":["a","b"],"codeSet":["97","98"],"subVersion":"7","expressionType":null}]}]}'
+        b'"subscriptionDataSet":[{"topic":"T","subString":"a || b",'
+        b'"tagsSet":["a","b"],"codeSet":["97","98"],"subVersion":"7","expressionType":null}]}]}'
     )
     subscription = SubscriptionData("T", "a || b", {"a", "b"}, {97, 98}, 7)
     assert HeartbeatData.decode(data) == HeartbeatData(
@@ -210,9 +211,9 @@ def test_consume_stats_of_a_group_at_rest_are_read() -> None:
 
 
 def test_message_queues_sort_as_in_java() -> None:
-    rising = [("A", "a", 9), ("A", "a", 10), ("A", "b", 0), ("B", "a", 0)]
-    queues = [MessageQueue(*row) for row in rising]
-    assert sorted(reversed(queues)) == queues
+    falling = [("B", "a", 0), ("A", "b", 0), ("A", "a", 10), ("A", "a", 9)]
+    queues = [MessageQueue(*row) for row in falling]
+    assert sorted(queues) == queues[::-1]
 
 
 def test_a_topic_list_names_a_broker_only_where_it_has_one() -> None:

@@ -1,4 +1,4 @@
-"""Who is connected, as tools ask for it; and what a subscription would be checked for (wire.md §4.1, §4.5)."""
+"""Who is connected, as tools ask for it; and what a subscription is checked for (wire.md §4.1, §4.5)."""
 
 from __future__ import annotations
 

@@ -1,0 +1,107 @@
+"""A full disk refuses and passes; a broken one refuses until a restart (design.md §4)."""
+
+from __future__ import annotations
+
+import pytest
+
+from pymq.errors import StoreBroken, StoreFull
+from tests.sim import SimClock
+from tests.store.making import BORN_HOST, open_store, put, read_queue
+from tests.store.sim_disk import SimDisk
+
+
+@pytest.mark.parametrize("capacity", range(0, 400_000, 37 * 4096))
+@pytest.mark.parametrize("hold_jobs", [False, True])
+def test_a_full_disk_refuses_puts_loses_nothing_and_passes(capacity: int, hold_jobs: bool) -> None:
+    disk, clock = SimDisk(capacity), SimClock()
+    store = open_store(disk, "/s", clock)
+    disk.hold_jobs = hold_jobs
+    stored = 0
+    refused = 0
+    for i in range(2000):
+        try:
+            put(store, "T", i % 5, b"%d" % i * 100)
+            stored += 1
+        except StoreFull:
+            refused += 1
+            clock.advance(50)
+        disk.assert_all_written_was_reserved() if i % 50 == 0 else None
+        if i % 97 == 0:
+            disk.run_jobs()
+    assert refused
+    disk.assert_all_written_was_reserved()
+    assert sum(len(read_queue(store, *key)) for key in store.queues()) == stored
+    disk.capacity = 10_000_000
+    clock.advance(1000)
+    put(store, "T", 0, b"room again")
+    store.close()
+    store = open_store(disk, "/s", clock)
+    assert read_queue(store, "T", 0)[-1].body == b"room again"
+    assert sum(len(read_queue(store, *key)) for key in store.queues()) == stored + 1
+
+
+def test_a_refused_put_leaves_neither_record_nor_unit() -> None:
+    disk, clock = SimDisk(), SimClock()
+    store = open_store(disk, "/s", clock)
+    put(store)
+    end = store.commit_log_max_offset
+    disk.capacity = 0
+    with pytest.raises(StoreFull):
+        put(store, "T", 0, bytes(40000))
+    with pytest.raises(StoreFull):
+        put(store, "NewQueue")
+    assert (store.commit_log_max_offset, store.max_offset("T", 0), store.max_offset("NewQueue", 0)) == (end, 1, 0)
+    assert store.is_writable, "full passes"
+
+
+def test_a_full_disk_is_not_asked_again_for_each_put() -> None:
+    disk, clock = SimDisk(0), SimClock()
+    store = open_store(disk, "/s", clock)
+    with pytest.raises(StoreFull):
+        put(store)
+    disk.capacity = 1 << 20
+    with pytest.raises(StoreFull):
+        put(store)
+    clock.advance(100)
+    put(store)
+
+
+@pytest.mark.parametrize("action", ["sync", "reserve", "create"])
+def test_a_broken_disk_refuses_until_a_restart_and_recovers_then(action: str) -> None:
+    disk, clock = SimDisk(), SimClock()
+    store = open_store(disk, "/s", clock)
+    kept = put(store, body=b"kept")
+    told: list[bool] = []
+    store.flushed.reached(kept.end_offset, told.append, 5000)
+    disk.failing[action] = StoreBroken
+    if action == "sync":
+        store.flush_now()
+    else:
+        with pytest.raises(StoreBroken):
+            store.put("T", 1, bytes(60000), "", born_host=BORN_HOST)
+    disk.failing.clear()
+    assert told == [False], "who waits for the disk is told at once"
+    assert not store.is_writable
+    for _ in range(2):
+        with pytest.raises(StoreBroken):
+            put(store)
+    assert [r.body for r in read_queue(store, "T", 0)] == [b"kept"], "reading goes on"
+    store.close()
+    assert disk.exists("/s/abort"), "not a clean end"
+    store = open_store(disk, "/s", clock)
+    put(store, body=b"more")
+    assert [r.body for r in read_queue(store, "T", 0)] == [b"kept", b"more"]
+
+
+def test_an_error_of_a_background_reservation_is_an_error_of_the_store() -> None:
+    disk = SimDisk()
+    store = open_store(disk, "/s")
+    put(store)
+    disk.failing["reserve"] = StoreBroken
+    disk.hold_jobs = True
+    while not disk.jobs:
+        put(store, body=bytes(100))
+    assert store.is_writable
+    disk.run_jobs()
+    with pytest.raises(StoreBroken):
+        put(store)
