@@ -123,12 +123,13 @@ def first_accepted_send(cluster: Cluster, topic: str) -> float:
 
     Raises BenchError after a minute.
     """
-    end, refusal = time.monotonic() + _ACCEPT_SECONDS, "it takes no connections"
+    end, refusal = time.monotonic() + _ACCEPT_SECONDS, ""
     while time.monotonic() < end:
         try:
             answer = _send(cluster.broker.port, topic)
-        except (OSError, struct.error):
+        except (OSError, EOFError) as error:
             cluster.broker.check_alive()
+            refusal = repr(error)
         else:
             if answer.get("code") == 0:
                 return time.monotonic()
@@ -152,7 +153,10 @@ def _send(port: int, topic: str) -> dict[str, object]:
     with socket.create_connection((HOST, port), timeout=5.0) as connection:
         connection.sendall(struct.pack(">ii", 4 + len(header) + len(body), len(header)) + header + body)
         with connection.makefile("rb") as stream:
-            length, header_length = struct.unpack(">ii", stream.read(8))
+            lengths = stream.read(8)
+            if len(lengths) < 8:
+                raise EOFError("the broker closed the connection")
+            length, header_length = struct.unpack(">ii", lengths)
             answer = json.loads(stream.read(length - 4)[: header_length & 0xFFFFFF])
     assert isinstance(answer, dict)
     return answer

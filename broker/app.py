@@ -240,7 +240,6 @@ class _NoReplication(asyncio.Protocol):
     """What answers on the replication port as long as this version has no replication: it hangs up."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
         peer = transport.get_extra_info("peername")
         log.warning("%s: a slave asked for replication, which this version does not serve yet", peer)
         transport.close()

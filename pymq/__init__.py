@@ -9,40 +9,79 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pymq.client import Client, Message, MessageQueue, SendResult, SendStatus
+    from pymq.client import (
+        BatchFailed,
+        BufferFull,
+        Client,
+        ClientClosed,
+        Consumer,
+        GroupTaken,
+        Message,
+        MessageInvalid,
+        MessageQueue,
+        NameServersUnreachable,
+        ReceivedMessage,
+        RouteNotFound,
+        SendFailed,
+        SendResult,
+        SendStatus,
+    )
     from pymq.errors import (
         CallTimeout,
         ConfigError,
         ConnectFailed,
         ConnectionLost,
+        ProtocolError,
         PymqError,
         ResponseError,
         TransportError,
     )
 
 __all__ = [
+    "BatchFailed",
+    "BufferFull",
     "CallTimeout",
     "Client",
+    "ClientClosed",
     "ConfigError",
     "ConnectFailed",
     "ConnectionLost",
+    "Consumer",
+    "GroupTaken",
     "Message",
+    "MessageInvalid",
     "MessageQueue",
+    "NameServersUnreachable",
+    "ProtocolError",
     "PymqError",
+    "ReceivedMessage",
     "ResponseError",
+    "RouteNotFound",
+    "SendFailed",
     "SendResult",
     "SendStatus",
     "TransportError",
 ]
 
-_FROM_CLIENT = frozenset({"Client", "Message", "MessageQueue", "SendResult", "SendStatus"})
+_ERRORS = frozenset(
+    {
+        "CallTimeout",
+        "ConfigError",
+        "ConnectFailed",
+        "ConnectionLost",
+        "ProtocolError",
+        "PymqError",
+        "ResponseError",
+        "TransportError",
+    }
+)
 
 
 def __getattr__(name: str) -> object:
     if name not in __all__:
         raise AttributeError(f"module 'pymq' has no attribute {name!r}")
     value: object = getattr(
-        importlib.import_module("pymq.client" if name in _FROM_CLIENT else "pymq.errors"), name
+        importlib.import_module("pymq.errors" if name in _ERRORS else "pymq.client"), name
     )
     globals()[name] = value
     return value

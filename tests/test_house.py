@@ -64,7 +64,7 @@ GRANTED: dict[str, set[str]] = {
     # Large tables become JSON in a thread, so that they do not hold the loop.
     "broker": {"asyncio.to_thread"},
     # An application's plain `def` handlers run in threads, so that they do not hold the loop.
-    "client": {"asyncio.to_thread"},
+    "client": {"asyncio.to_thread", "concurrent", "run_in_executor"},
 }
 """Room → what it may touch of the outside, and why."""
 

@@ -50,7 +50,7 @@ def send(
 
     async def story() -> None:
         async with pymq.Client(namesrv) as mq:
-            result = await mq.send(topic, body, tags=tags, keys=keys, properties=properties)
+            result = await mq.send(topic, body, tags=tags or None, keys=keys, properties=properties)
         print(_placed(result))
 
     _run(story())
@@ -107,11 +107,11 @@ def _placed(result: pymq.SendResult) -> str:
     )
 
 
-def _show(message: pymq.Message, verbose: bool) -> None:
+def _show(message: pymq.ReceivedMessage, verbose: bool) -> None:
     if verbose:
         about = (
-            f"queueId={message.queue_id} queueOffset={message.queue_offset} "
-            f"tags={message.tags} keys={' '.join(message.keys)} "
+            f"queueId={message.queue.queue_id} queueOffset={message.queue_offset} "
+            f"tags={message.tags or ''} keys={' '.join(message.keys)} "
         )
         sys.stdout.write(about)
     sys.stdout.flush()

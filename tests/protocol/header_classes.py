@@ -23,7 +23,7 @@ HEADER_CLASSES: list[type[Header]] = [
 
 REQUESTS: dict[int, type[Header]] = {int(cls.code): cls for cls in HEADER_CLASSES if hasattr(cls, "code")}
 
-TEXT = st.text(st.characters(exclude_categories=("Cs",)), max_size=20)
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 
 _BY_KIND: dict[Any, st.SearchStrategy[Any]] = {
     str: TEXT,

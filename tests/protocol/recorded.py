@@ -1,4 +1,4 @@
-"""Frames recorded from live Apache 4.3.2, 4.9.4 and 5.3.3 clusters, and what those answered to broken ones."""
+"""Frames recorded from live Apache 4.3.2, 4.9.4 and 5.3.3, and what those answered to broken ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The remoting command in its three header serialisations, and what a peer may send as one (wire.md §1, §2)."""
+"""The remoting command in its three header serialisations, and what may come as one (wire.md §1, §2)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from pymq.protocol.headers.messaging import (
     QueryConsumerOffsetResponse,
     SendMessageRequestV2,
 )
-from tests.protocol.header_classes import HEADER_CLASSES
+from tests.protocol.header_classes import HEADER_CLASSES, TEXT
 
 JSON, BINARY, MSGPACK = Serialization.JSON, Serialization.ROCKETMQ, Serialization.MSGPACK
 
@@ -55,7 +55,7 @@ def binary_header(
     st.integers(0, 32767),
     st.integers(0, 3),
     st.integers(0, 2**31 - 1),
-    st.none() | st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_size=30),
+    st.none() | TEXT.filter(bool),
     st.binary(max_size=30),
 )
 def test_a_command_comes_back_as_it_was_written(
@@ -212,7 +212,7 @@ def test_a_json_header_that_cannot_be_read_is_refused(header: bytes) -> None:
     ],
 )
 def test_a_msgpack_header_that_cannot_be_read_is_refused(header: bytes) -> None:
-    with pytest.raises(ProtocolError, match="msgpack header: ."):
+    with pytest.raises(ProtocolError, match=r"msgpack header: \w"):
         remoting.decode(MSGPACK, header, b"")
 
 

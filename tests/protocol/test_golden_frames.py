@@ -19,8 +19,10 @@ from tests.protocol.recorded import RecordedFrame, recorded_frames
 WITH_HEADER = (0, 10, 11, 12, 19, 20, 21)
 """The response codes with which an answer carries its header."""
 
-LATER = set("ReqT attributes bname boundaryType committed enableActingMaster force lo maxMsgBytes n".split())
-LATER |= set("groupSysFlag topicSysFlag IS_SUPPORT_HEART_BEAT_V2 IS_SUB_CHANGE".split())
+LATER = {
+    *("ReqT", "attributes", "bname", "boundaryType", "committed", "enableActingMaster", "force", "lo", "n"),
+    *("maxMsgBytes", "groupSysFlag", "topicSysFlag", "IS_SUPPORT_HEART_BEAT_V2", "IS_SUB_CHANGE"),
+}
 """Fields of 4.9.4 (ReqT) and 5.x that a 4.x broker ignores."""
 
 LATER_TOPIC = {33, 37, 39, 309}

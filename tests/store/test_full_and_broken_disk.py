@@ -5,27 +5,31 @@ from __future__ import annotations
 import pytest
 
 from pymq.errors import StoreBroken, StoreFull
+from pymq.protocol.message import RECORD_FIXED_SIZE
 from tests.sim import SimClock
 from tests.store.making import BORN_HOST, open_store, put, read_queue
 from tests.store.sim_disk import SimDisk
 
 
 @pytest.mark.parametrize("capacity", range(0, 400_000, 37 * 4096))
-@pytest.mark.parametrize("hold_jobs", [False, True])
-def test_a_full_disk_refuses_puts_loses_nothing_and_passes(capacity: int, hold_jobs: bool) -> None:
+@pytest.mark.parametrize(("hold_jobs", "queue_file"), [(False, 400), (True, 400), (True, 40_000)])
+def test_a_full_disk_refuses_puts_loses_nothing_and_passes(
+    capacity: int, hold_jobs: bool, queue_file: int
+) -> None:
     disk, clock = SimDisk(capacity), SimClock()
-    store = open_store(disk, "/s", clock)
+    store = open_store(disk, "/s", clock, consume_queue_segment_bytes=queue_file)
     disk.hold_jobs = hold_jobs
     stored = 0
     refused = 0
     for i in range(2000):
         try:
-            put(store, "T", i % 5, b"%d" % i * 100)
+            put(store, "T", i % 5, b"%d" % i * (100 if queue_file == 400 else 1))
             stored += 1
         except StoreFull:
             refused += 1
             clock.advance(50)
-        disk.assert_all_written_was_reserved() if i % 50 == 0 else None
+        if i % 50 == 0:
+            disk.assert_all_written_was_reserved()
         if i % 97 == 0:
             disk.run_jobs()
     assert refused
@@ -35,9 +39,19 @@ def test_a_full_disk_refuses_puts_loses_nothing_and_passes(capacity: int, hold_j
     clock.advance(1000)
     put(store, "T", 0, b"room again")
     store.close()
-    store = open_store(disk, "/s", clock)
+    store = open_store(disk, "/s", clock, consume_queue_segment_bytes=queue_file)
     assert read_queue(store, "T", 0)[-1].body == b"room again"
     assert sum(len(read_queue(store, *key)) for key in store.queues()) == stored + 1
+
+
+def test_the_blank_record_at_the_end_of_a_file_has_its_room_too() -> None:
+    disk = SimDisk()
+    store = open_store(disk, "/s", reserve_ahead_bytes=1)
+    page_end = 15 * 4096
+    put(store, body=bytes(page_end - 4 - RECORD_FIXED_SIZE - 1))
+    put(store, body=bytes(5000))
+    assert store.commit_log_max_offset > 65536
+    disk.assert_all_written_was_reserved()
 
 
 def test_a_refused_put_leaves_neither_record_nor_unit() -> None:
@@ -96,12 +110,10 @@ def test_a_broken_disk_refuses_until_a_restart_and_recovers_then(action: str) ->
 def test_an_error_of_a_background_reservation_is_an_error_of_the_store() -> None:
     disk = SimDisk()
     store = open_store(disk, "/s")
-    put(store)
-    disk.failing["reserve"] = StoreBroken
     disk.hold_jobs = True
     while not disk.jobs:
         put(store, body=bytes(100))
-    assert store.is_writable
+    disk.failing["reserve"] = StoreBroken
     disk.run_jobs()
     with pytest.raises(StoreBroken):
         put(store)
