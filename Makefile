@@ -1,6 +1,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
+.PRECIOUS: .venv-%/.ready
 .DEFAULT_GOAL := help
 
 VENV := .venv

@@ -7,10 +7,10 @@
  *        pull   PULL_MESSAGE (11) walking the queues, back to the start at their end
  *        echo   the frames of send, against a server whose answers only repeat the opaque
  * keys   inflight=256 connections=4 body=128 batch=32 queues=4 warmup=1 seconds=3 count=0 settle=0.2 pid=0
- *        warmup, seconds, settle in seconds (fractions allowed); count > 0 ends a phase early, after that
- *        many messages; batch is the messages asked for by one pull; pid is the process whose CPU
- *        time is read around the measured phase, each time `settle` after the last answer, so that work
- *        a broker puts off is counted.
+ *        inflight is a multiple of connections; warmup, seconds, settle in seconds (fractions
+ *        allowed); count > 0 ends a phase early, after that many messages; batch is the messages asked
+ *        for by one pull; pid is the process whose CPU time is read around the measured phase, each time
+ *        `settle` after the last answer, so that work a broker puts off is counted.
  *
  * Prints one line of JSON. Exit status: 0 all answers were right, 1 some were not, 2 no run.
  */

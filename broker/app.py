@@ -111,7 +111,7 @@ class Broker:
 
         clients, figures = LiveClients(clock), Figures(clock)
         registration = Registration(config, identity, topics, self._name_server_pool)
-        topics.on_change.append(lambda _: registration.topics_changed())
+        topics.on_change.append(registration.topic_changed)
         members = MembershipProcessor(config, clients, groups, topics)
         clients.on_change.append(members.notify_changed)
         clients.on_heartbeat.append(lambda group: arrivals.wake_group(group.name))

@@ -1,7 +1,8 @@
 """How name servers know this broker (wire.md §7.3).
 
-One task for each name server: it registers at once, then every registerNameServerPeriod, within a second
-after the topics have changed, and — once a name server was lost — every second until it is back.
+One task for each name server: it registers at once and then every registerNameServerPeriod with the whole
+table, tells of topics that have changed the moment they do (those only: nothing here grows with the square of
+their number), and — once a name server was lost — tries every second until it is back.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from pymq.transport.pool import Pool
 log = logging.getLogger("pymq.broker.registration")
 
 RETRY_S = 1.0
-"""Between attempts at a name server that is away, and between registrations of changed topics."""
+"""Between attempts at a name server that is away."""
 
 UNREGISTER_TIMEOUT_S = 3.0
 
@@ -81,10 +82,16 @@ class Registration:
         await asyncio.gather(*(self._unregister(link) for link in self._links.values() if link.registered))
         await self._pool.close()
 
-    def topics_changed(self) -> None:
-        """Register the whole table again, soon."""
+    def topic_changed(self, topic: str) -> None:
+        """Tell all name servers of a topic in the loop's next turn, and of all that change until then.
+
+        A consumer asks for the route of the topic that its first message has made, and tools for that of
+        the retry topic that its first heartbeat has made: Apache, too, has told the name servers by then.
+        """
         for link in self._links.values():
-            link.wake.set()
+            link.changed.add(topic)
+            if link.registered:
+                link.wake.set()
 
     async def register_topic(self, topic: str) -> None:
         """Tell all name servers of one topic, and wait for their answers: a route asked for now is right."""
@@ -92,7 +99,10 @@ class Registration:
         if config is None:
             return
         body = self._body([topic])
-        await asyncio.gather(*(self._send(link, body) for link in self._links.values() if link.registered))
+        links = [link for link in self._links.values() if link.registered]
+        for link in links:
+            link.changed.discard(topic)
+        await asyncio.gather(*(self._send(link, body) for link in links))
 
     @property
     def registered_with(self) -> list[str]:
@@ -103,17 +113,15 @@ class Registration:
 
     async def _keep(self, link: _Link) -> None:
         while True:
-            timeout = self._period_s if link.registered else RETRY_S
-            try:
-                async with asyncio.timeout(timeout):
-                    await link.wake.wait()
-            except TimeoutError:
-                pass
-            link.wake.clear()
-            changed = await self._is_known(link)
-            if changed:
+            due = False
+            if not (link.registered and link.changed):
+                due = await link.is_quiet_for(self._period_s if link.registered else RETRY_S)
+            if not link.registered:
                 await self._register(link)
-            await asyncio.sleep(RETRY_S if link.registered else 0)
+            elif link.changed:
+                await self._send(link, self._body(link.take_changed()))
+            elif due and await self._is_outdated(link):
+                await self._register(link)
 
     def _connection_lost(self, connection: Connection) -> None:
         link = self._links.get(connection.address)
@@ -122,9 +130,9 @@ class Registration:
             log.warning("name server %s was lost; registering again as soon as it is back", link.address)
             link.wake.set()
 
-    async def _is_known(self, link: _Link) -> bool:
-        """Whether to register: always, unless forceRegister=false and the name server is up to date."""
-        if self._config.force_register or not link.registered:
+    async def _is_outdated(self, link: _Link) -> bool:
+        """Whether to register again: always, unless forceRegister=false and the name server is up to date."""
+        if self._config.force_register:
             return True
         header = QueryDataVersionRequest(
             self._identity.name, self._identity.address, self._identity.cluster, self._identity.id
@@ -138,6 +146,7 @@ class Registration:
             return True
 
     async def _register(self, link: _Link) -> None:
+        link.take_changed()
         await self._send(link, self._body(self._topics.names()))
 
     def _body(self, topics: Iterable[str]) -> bytes:
@@ -193,12 +202,28 @@ class Registration:
 
 
 class _Link:
-    """What is known of one name server."""
+    """What is known of one name server; `changed`: the topics that it must still be told of."""
 
-    __slots__ = ("address", "complained", "registered", "wake")
+    __slots__ = ("address", "changed", "complained", "registered", "wake")
 
     def __init__(self, address: str) -> None:
         self.address = address
         self.registered = False
         self.complained = False
+        self.changed: set[str] = set()
         self.wake = asyncio.Event()
+
+    async def is_quiet_for(self, seconds: float) -> bool:
+        """Wait for a reason to tell it something: False as soon as there is one, True after `seconds`."""
+        self.wake.clear()
+        try:
+            async with asyncio.timeout(seconds):
+                await self.wake.wait()
+        except TimeoutError:
+            return True
+        return False
+
+    def take_changed(self) -> set[str]:
+        """The topics to tell of; what changes from here on counts anew."""
+        changed, self.changed = self.changed, set()
+        return changed

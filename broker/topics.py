@@ -43,12 +43,10 @@ class TopicTable:
         self._clock = clock
         self.on_change: list[Callable[[str], None]] = []
         self._table = {topic.topic_name: topic for topic in _system_topics(config)}
+        self.get = self._table.get
+        """A topic's configuration, or None. Bound once: every send and pull asks."""
         self._system = frozenset(self._table)
         self.data_version = DataVersion(counter=0, timestamp=clock.now_ms())
-
-    def get(self, topic: str) -> TopicConfig | None:
-        """A topic's configuration, or None."""
-        return self._table.get(topic)
 
     def __len__(self) -> int:
         return len(self._table)

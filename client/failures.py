@@ -54,12 +54,17 @@ class RouteNotFound(PymqError):
     def __init__(self, topic: str, name_servers: Sequence[str], nearest: Sequence[str], hint: str) -> None:
         text = f"no route to topic {topic!r} (name servers asked: {', '.join(name_servers)}): {hint}"
         if nearest:
-            text += f". Topics with a similar name: {', '.join(nearest)}"
+            text += f". {similar(nearest)}"
         super().__init__(text)
         self.topic = topic
         self.name_servers = tuple(name_servers)
         self.nearest = tuple(nearest)
         self.hint = hint
+
+
+def similar(names: Sequence[str]) -> str:
+    """A hint at topics whose names are like the one that was not found, empty when there are none."""
+    return f"Topics with a similar name: {', '.join(names)}" if names else ""
 
 
 class Attempt(msgspec.Struct, frozen=True):
@@ -87,7 +92,8 @@ class SendFailed(PymqError):
         last = attempts[-1]
         tries = "1 attempt" if len(attempts) == 1 else f"{len(attempts)} attempts"
         brokers = ", ".join(attempt.broker for attempt in attempts)
-        text = f"sending to topic {topic!r} failed after {tries} in {took_s:.2f} s ({brokers}): {last.error}"
+        why = " ".join(str(last.error).split()).rstrip(".")
+        text = f"sending to topic {topic!r} failed after {tries} in {took_s:.2f} s ({brokers}): {why}"
         super().__init__(f"{text}. {hint}" if hint else text)
         self.topic = topic
         self.attempts = tuple(attempts)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import pathlib
 from collections.abc import Coroutine, Sequence
 from typing import Any
 
@@ -24,6 +23,7 @@ from pymq.client.served import BrokerRequests
 from pymq.client.settings import Settings
 from pymq.client.start_offset import Start, StartOffset
 from pymq.clock import Clock
+from pymq.config import home
 from pymq.disk import Disk
 from pymq.network import Network
 from pymq.protocol.bodies import SubscriptionData
@@ -164,7 +164,7 @@ class ClientInstance:
             wanted.append(_subscription(RETRY_TOPIC_PREFIX + group, ALL_TAGS, now_ms))
         offsets: OffsetStore
         if broadcast:
-            folder = offsets_folder or str(pathlib.Path("~/.rocketmq_offsets").expanduser())
+            folder = offsets_folder or home(".rocketmq_offsets")
             offsets = LocalOffsets(self._disk, f"{folder}/{self._offsets_name}/{group}")
         else:
             offsets = BrokerOffsets(

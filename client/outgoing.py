@@ -93,6 +93,8 @@ def _check_name(kind: str, name: str, max_length: int) -> None:
 
 def encode_message(message: Message, msg_id: str, max_bytes: int) -> Outgoing:
     """Check a message and write its properties; the body is not compressed yet. Raises MessageInvalid."""
+    if not isinstance(message.body, bytes | str | bytearray | memoryview):
+        raise MessageInvalid(f"the message's body is a {type(message.body).__name__}, not bytes or str")
     body = message.body.encode() if isinstance(message.body, str) else bytes(message.body)
     if not body:
         raise MessageInvalid("the message has an empty body")
@@ -100,7 +102,13 @@ def encode_message(message: Message, msg_id: str, max_bytes: int) -> Outgoing:
         raise MessageInvalid(f"the message's body has {len(body)} bytes, {max_bytes} are allowed")
     if not -(2**31) <= message.flag < 2**31:
         raise MessageInvalid(f"flag {message.flag} does not fit 32 bits")
-    properties = names.encode_properties(_properties(message, msg_id))
+    pairs = _properties(message, msg_id)
+    properties = names.encode_properties(pairs)
+    if (
+        properties.count(names.NAME_VALUE_SEPARATOR) != len(pairs)
+        or properties.count(names.PROPERTY_SEPARATOR) != len(pairs) - 1
+    ):
+        raise MessageInvalid("a tag, key or property holds one of the characters \\x01 and \\x02")
     if len(properties) * 4 > names.PROPERTIES_MAX_LENGTH:
         length = len(properties.encode())
         if length > names.PROPERTIES_MAX_LENGTH:
@@ -125,9 +133,6 @@ def _properties(message: Message, msg_id: str) -> dict[str, str]:
     properties[names.WAIT] = "true"
     if message.tags:
         properties[names.TAGS] = message.tags
-    for name, value in properties.items():
-        if not (names.is_encodable(name) and names.is_encodable(value)):
-            raise MessageInvalid(f"property {name!r} holds one of the characters \\x01 and \\x02")
     return properties
 
 

@@ -32,6 +32,7 @@ class ProcessQueue:
         # Ordered: with a plain dict, finding the first key is linear in the number of keys removed before it.
         self._unsettled: OrderedDict[int, int] = OrderedDict()
         self._handed_out: dict[int, tuple[ReceivedMessage, float]] = {}
+        self._newest_offset = next_offset
         self._changed = asyncio.Event()
 
     def __len__(self) -> int:
@@ -54,14 +55,15 @@ class ProcessQueue:
 
     @property
     def span(self) -> int:
-        """Offsets between the oldest and the newest unsettled message."""
-        return self.last_offset - self.first_offset
+        """Offsets from the oldest unsettled message to the newest that came: what a restart would repeat."""
+        return self._newest_offset - self.first_offset if self._unsettled else 0
 
     def add(self, offset: int, size_bytes: int) -> bool:
         """Hold a message that was pulled. False when this offset is held already."""
         if offset in self._unsettled:
             return False
         self._unsettled[offset] = size_bytes
+        self._newest_offset = offset
         self.size_bytes += size_bytes
         return True
 

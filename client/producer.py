@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Sequence
 
 import msgspec
 
-from pymq.client.failures import Attempt, BatchFailed, BufferFull, MessageInvalid, RouteNotFound, SendFailed
+from pymq.client.failures import (
+    Attempt,
+    BatchFailed,
+    BufferFull,
+    MessageInvalid,
+    RouteNotFound,
+    SendFailed,
+    similar,
+)
 from pymq.client.heartbeats import Heartbeats
 from pymq.client.outgoing import Message, Outgoing, check_topic, compress, encode_message
 from pymq.client.queue_choice import QueueChoice, shard_queue
@@ -144,7 +153,7 @@ class Producer:
         except TransportError as error:
             sending.attempts.append(Attempt(target.broker_name, self._address(target), error))
             self._blame(target, error)
-            raise self._failed(sending) from error
+            raise await self._failed(sending) from error
         await _let_go_out(connection, sending.deadline)
 
     async def send_batch(
@@ -284,7 +293,7 @@ class Producer:
                     log.info("sending to %s: %s; trying again", sending.topic, error)
                     last = queue.broker_name
                     continue
-                raise self._failed(sending) from error
+                raise await self._failed(sending) from error
 
     async def _attempt(self, sending: _Sending, queue: MessageQueue, attempts_left: int) -> list[SendResult]:
         address = self._master(queue.broker_name)
@@ -333,10 +342,20 @@ class Producer:
         if isinstance(error, TransportError) or getattr(error, "code", None) in _RETRIED_CODES:
             self._routes.refresh_soon()
 
-    def _failed(self, sending: _Sending) -> SendFailed:
+    async def _failed(self, sending: _Sending) -> SendFailed:
         took_s = asyncio.get_running_loop().time() - sending.started
-        return SendFailed(sending.topic, sending.attempts, took_s, _hint(sending.attempts[-1].error))
+        error = sending.attempts[-1].error
+        hint = _hint(error)
+        if isinstance(error, ResponseError) and error.code == ResponseCode.TOPIC_NOT_EXIST:
+            hint += f" (name servers asked: {', '.join(self._routes.name_servers)})"
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_HINT_S):
+                    hint = ". ".join(filter(None, (hint, similar(await self._routes.nearest(sending.topic)))))
+        return SendFailed(sending.topic, sending.attempts, took_s, hint)
 
+
+_HINT_S = 0.5
+"""How long an error may take to learn what would help."""
 
 _BATCH_PROPERTIES = "WAIT\x01true"
 
@@ -405,8 +424,6 @@ async def _let_go_out(connection: Connection, deadline: float) -> None:
     if connection.writing_paused:
         writable = asyncio.Event()
         connection.when_writable(writable.set)
-        try:
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout_at(deadline):
                 await writable.wait()
-        except TimeoutError:
-            pass

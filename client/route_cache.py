@@ -191,15 +191,18 @@ class RouteCache:
                 with contextlib.suppress(PymqError):  # the poll speaks of them
                     await self.refresh(topic)
 
-    async def _not_found(self, topic: str) -> RouteNotFound:
+    async def nearest(self, topic: str) -> list[str]:
+        """Names of topics that exist and look like this one; none when that cannot be found out."""
         try:
             reply = await self._name_servers.call(GetAllTopicListRequest())
             names = sorted(TopicList.decode(reply.body).topic_list)
         except PymqError:
             names = []
-        nearest = difflib.get_close_matches(topic, names, n=3, cutoff=_SIMILAR)
+        return difflib.get_close_matches(topic, names, n=3, cutoff=_SIMILAR)
+
+    async def _not_found(self, topic: str) -> RouteNotFound:
         hint = (
             "the topic does not exist, and no broker registered there creates topics by itself "
             "(autoCreateTopicEnable); create it, or check the name and the name servers"
         )
-        return RouteNotFound(topic, self.name_servers, nearest, hint)
+        return RouteNotFound(topic, self.name_servers, await self.nearest(topic), hint)

@@ -92,7 +92,18 @@ class MappedFile(Protocol):
         ...
 
     def reserve(self, end: int) -> None:
-        """Reserve room up to `end`; threads wait for each other. StoreFull, StoreBroken, StoreError."""
+        """Reserve room up to `end` or a little more; threads wait for each other.
+
+        StoreFull, StoreBroken, StoreError.
+        """
+        ...
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Read without the mapping, up to `size` bytes; fewer at the end of the file. StoreError, StoreBroken.
+
+        Where nothing was written yet this is the only safe way: a touch of a hole in a mapping takes a page
+        on some file systems, and the disk may be full.
+        """
         ...
 
     def zero_from(self, offset: int) -> None:
@@ -232,16 +243,19 @@ def _sync_folder(path: str) -> None:
         os.close(descriptor)
 
 
-def _allocate(descriptor: int, offset: int, length: int) -> None:
-    """posix_fallocate, or zeros written out where the system or the file system has none."""
+def _allocate(descriptor: int, offset: int, end: int) -> None:
+    """posix_fallocate, or zeros written out where the system or the file system has none.
+
+    Whole pages: the first touch of a page needs room for all of its blocks, which may be smaller than it.
+    """
     if hasattr(os, "posix_fallocate"):
+        start = offset // mmap.PAGESIZE * mmap.PAGESIZE
         try:
-            os.posix_fallocate(descriptor, offset, length)
+            os.posix_fallocate(descriptor, start, end - start)
             return
         except OSError as e:
             if e.errno not in _NO_FALLOCATE:
                 raise
-    end = offset + length
     while offset < end:
         offset += os.pwrite(descriptor, _ZEROS[: end - offset], offset)
 
@@ -322,9 +336,14 @@ class SystemFile:
         with self._lock:
             if end <= self.reserved:
                 return
+            end = min(-(-end // mmap.PAGESIZE) * mmap.PAGESIZE, self.size)
             with _told(self.path, "reserve room in"), self._opened() as descriptor:
-                _allocate(descriptor, self.reserved, end - self.reserved)
+                _allocate(descriptor, self.reserved, end)
             self.reserved = end
+
+    def read(self, offset: int, size: int) -> bytes:
+        with _told(self.path, "read"), self._opened() as descriptor:
+            return os.pread(descriptor, size, offset)
 
     def zero_from(self, offset: int) -> None:
         with _told(self.path, "clear the end of"), self._opened() as descriptor:
@@ -367,7 +386,10 @@ class SystemFile:
 
 
 class _HeldLock:
-    """An fcntl lock. Such a lock does not exclude its own process, so a set of paths does."""
+    """An fcntl lock. It does not exclude its own process, so a set of paths does.
+
+    Whoever opens and closes the file elsewhere in this process lets go of the lock: nobody may.
+    """
 
     held: set[str] = set()  # noqa: RUF012 - one for the process, on purpose
 
@@ -445,7 +467,7 @@ class SystemDisk:
     def __init__(self) -> None:
         self._flusher: _Worker | None = None
         self._reserver: _Worker | None = None
-        self._temporary = itertools.count()
+        self._numbers = itertools.count()
 
     def start(self, deliver: Deliver) -> None:
         self._flusher = _Worker("pymq-flush", deliver)
@@ -538,8 +560,7 @@ class SystemDisk:
             _sync_folder(os.path.dirname(path))
 
     def write_atomically(self, path: str, text: str) -> None:
-        temporary = self._temporary_name(path)
-        with _told(path, "write"):
+        with _told(path, "write"), self._temporary(path) as temporary:
             with open(temporary, "w", encoding="utf-8") as file:
                 file.write(text)
                 file.flush()
@@ -557,16 +578,23 @@ class SystemDisk:
             raise
 
     async def write_text(self, path: str, text: str) -> None:
-        temporary = self._temporary_name(path)
-        with _told(path, "write"):
+        with _told(path, "write"), self._temporary(path) as temporary:
             async with aiofiles.open(temporary, "w", encoding="utf-8") as file:
                 await file.write(text)
                 await file.flush()
                 await _fsync_off_loop(file.fileno())
             await _replace_off_loop(temporary, path)
 
-    def _temporary_name(self, path: str) -> str:
-        return f"{path}.{next(self._temporary)}.tmp"
+    @contextlib.contextmanager
+    def _temporary(self, path: str) -> Iterator[str]:
+        """The name of a file to write first, gone when that fails."""
+        temporary = f"{path}.{next(self._numbers)}.tmp"
+        try:
+            yield temporary
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+            raise
 
     def usage(self, path: str) -> DiskUsage:
         while not os.path.exists(path) and path != os.path.dirname(path):

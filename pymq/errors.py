@@ -47,7 +47,9 @@ class ResponseError(PymqError):
     """
 
     def __init__(self, code: int, remark: str = "", address: str = "") -> None:
-        super().__init__(f"{address + ' ' if address else ''}answered code {int(code)}: {remark or 'no remark'}")
+        super().__init__(
+            f"{address + ' ' if address else ''}answered code {int(code)}: {remark or 'no remark'}"
+        )
         self.code = int(code)
         self.remark = remark
         self.address = address

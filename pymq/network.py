@@ -81,6 +81,8 @@ class SystemNetwork:
 
     def listen(self, host: str, port: int) -> Listener:
         """Take `host:port`; port 0 picks a free one. Raises PortInUse."""
+        if not 0 <= port < 65536:
+            raise PortInUse(host, port, "there is no such port")  # getaddrinfo would cut it to 16 bits
         try:
             family, kind, _, _, address = socket.getaddrinfo(
                 host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -93,9 +95,9 @@ class SystemNetwork:
             listening.setblocking(False)
             listening.bind(address)
             listening.listen(_BACKLOG)
-        except (OSError, OverflowError) as error:
+        except OSError as error:
             listening.close()
-            taken = isinstance(error, OSError) and error.errno == errno.EADDRINUSE
+            taken = error.errno == errno.EADDRINUSE
             raise PortInUse(host, port, "the port is in use" if taken else _reason(error)) from None
         return _SocketListener(listening)
 

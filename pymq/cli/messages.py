@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime
+import logging
 import sys
 from collections.abc import Coroutine
 from typing import Any, Literal
@@ -95,6 +96,8 @@ async def say_hello(namesrv: str) -> str:
 
 
 def _run(story: Coroutine[Any, Any, None]) -> None:
+    if logging.lastResort:  # warnings of the client, on stderr
+        logging.lastResort.setFormatter(logging.Formatter("pymq: %(message)s"))
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         runner.run(story)
 

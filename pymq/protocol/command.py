@@ -16,7 +16,7 @@ import msgspec
 
 from pymq.errors import HeaderError, ProtocolError
 from pymq.protocol.codes import VERSION, LanguageCode
-from pymq.protocol.framing import frame_head
+from pymq.protocol.framing import FRAME_HEAD, frame_head
 from pymq.protocol.header import H, Header, from_fields, from_json, from_native, to_native, to_text
 
 FLAG_RESPONSE = 1
@@ -37,6 +37,8 @@ class Serialization(enum.IntEnum):
 BINARY_HEAD = Struct(">hBhiii")
 """code (2), language (1), version (2), opaque (4), flag (4), remark length (4): wire.md §1.2."""
 
+_JSON_TAIL = f'"serializeTypeCurrentRPC":"JSON","version":{VERSION}}}'
+_pack_frame_head = FRAME_HEAD.pack
 _LANGUAGES = tuple(language.name for language in LanguageCode)
 _INT = Struct(">i")
 _KEY_LENGTH = Struct(">H")
@@ -45,21 +47,33 @@ _VALUE_LENGTH = Struct(">I")
 _NO_FIELDS = msgspec.Raw(b"{}")
 
 
-class Command(msgspec.Struct):
+class Command(
+    msgspec.Struct,
+    gc=False,
+    rename={
+        "raw_fields": "extFields",
+        "fields": "#fields",
+        "body": "#body",
+        "serialization": "#serialization",
+    },
+):
     """One request or answer as it came.
 
-    `fields` are the header fields: raw JSON, or a dict; read them typed with `read`.
+    The header fields stand in `raw_fields` as JSON, or in `fields` where the header was no JSON; read them
+    typed with `read`. A JSON header is decoded right into this struct; what it cannot hold (the last three)
+    is set behind it, whatever it says.
     """
 
-    code: int
-    flag: int
-    opaque: int
-    version: int
-    language: str
-    remark: str | None
-    fields: msgspec.Raw | dict[str, Any] | bytes
-    body: bytes
-    serialization: int
+    code: int = 0
+    flag: int = 0
+    opaque: int = 0
+    version: int = 0
+    language: str = "JAVA"
+    remark: str | None = None
+    raw_fields: msgspec.Raw = _NO_FIELDS
+    fields: dict[str, Any] | None = None
+    body: bytes = b""
+    serialization: int = 0
 
     @property
     def is_response(self) -> bool:
@@ -74,18 +88,16 @@ class Command(msgspec.Struct):
     def read(self, cls: type[H]) -> H:
         """The header fields as `cls`. Raises HeaderError, which names the field."""
         fields = self.fields
-        if type(fields) is dict:
-            if self.serialization == 100:
-                return from_native(cls, fields)
-            return from_fields(cls, fields)
-        return from_json(cls, fields)  # type: ignore[arg-type]
+        if fields is None:
+            return from_json(cls, self.raw_fields)
+        return from_native(cls, fields) if self.serialization == 100 else from_fields(cls, fields)
 
     def field(self, name: str) -> str | None:
         """One header field as text, or None. For the few that go with any request."""
         fields: Any = self.fields
-        if type(fields) is not dict:
+        if fields is None:
             try:
-                fields = msgspec.json.decode(fields)
+                fields = msgspec.json.decode(self.raw_fields)
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                 return None
             if type(fields) is not dict:
@@ -94,17 +106,20 @@ class Command(msgspec.Struct):
         return None if value is None else str(value)
 
 
-class _JsonHeader(msgspec.Struct):
+class _LenientHeader(msgspec.Struct):
+    """A JSON header whose language is no name: a number, or null."""
+
     code: int = 0
     extFields: msgspec.Raw = _NO_FIELDS
     flag: int = 0
-    language: str | int | None = "JAVA"
+    language: Any = None
     opaque: int = 0
     remark: str | None = None
     version: int = 0
 
 
-_json_decoder = msgspec.json.Decoder(_JsonHeader, strict=False)
+_json_decoder = msgspec.json.Decoder(Command, strict=False)
+_lenient_decoder = msgspec.json.Decoder(_LenientHeader, strict=False)
 _json_encode = msgspec.json.Encoder().encode
 
 
@@ -112,16 +127,26 @@ def decode(kind: int, header: bytes, body: bytes) -> Command:
     """Read one frame's header. Raises ProtocolError when it cannot be read at all (wire.md §2)."""
     if kind == 0:
         try:
-            h = _json_decoder.decode(header)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise ProtocolError(f"JSON header: {error}") from None
-        language = h.language if type(h.language) is str else "OTHER"
-        return Command(h.code, h.flag, h.opaque, h.version, language, h.remark, h.extFields, body, 0)
+            command = _json_decoder.decode(header)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            command = _decode_lenient(header)
+        command.fields = None
+        command.body = body
+        command.serialization = 0
+        return command
     if kind == 1:
         return _decode_binary(header, body)
     if kind == 100:
         return _decode_msgpack(header, body)
     raise ProtocolError(f"unknown header serialisation type {kind}")
+
+
+def _decode_lenient(header: bytes) -> Command:
+    try:
+        h = _lenient_decoder.decode(header)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ProtocolError(f"JSON header: {error}") from None
+    return Command(h.code, h.flag, h.opaque, h.version, "OTHER", h.remark, h.extFields)
 
 
 def _decode_binary(header: bytes, body: bytes) -> Command:
@@ -135,7 +160,7 @@ def _decode_binary(header: bytes, body: bytes) -> Command:
     except (StructError, UnicodeDecodeError) as error:
         raise ProtocolError(f"binary header: {error}") from None
     name = _LANGUAGES[language] if language < len(_LANGUAGES) else "OTHER"
-    return Command(code, flag, opaque, version, name, remark, fields, body, 1)
+    return Command(code, flag, opaque, version, name, remark, _NO_FIELDS, fields, body, 1)
 
 
 def _take(data: bytes, at: int, size: int) -> bytes:
@@ -173,14 +198,15 @@ def _decode_msgpack(header: bytes, body: bytes) -> Command:
         h = msgspec.convert(msgpack.unpackb(header), _MsgpackHeader)
     except (ValueError, RecursionError, msgpack.UnpackException) as error:
         raise ProtocolError(f"msgpack header: {str(error) or type(error).__name__}") from None
-    return Command(h.code, h.flag, h.opaque, h.version, h.language, h.remark, h.extFields, body, 100)
+    return Command(
+        h.code, h.flag, h.opaque, h.version, h.language, h.remark, _NO_FIELDS, h.extFields, body, 100
+    )
 
 
 def encode(
     code: int,
     flag: int,
     opaque: int,
-    *,
     header: Header | None = None,
     remark: str | None = None,
     body_length: int = 0,
@@ -194,6 +220,13 @@ def encode(
     code or the header does not fit the serialisation.
     """
     if serialization == 0:
+        if extra is None and remark is None and header is not None:  # most answers: written out
+            text = (
+                f'{{"code":{code},"extFields":{header.to_json()},"flag":{flag},"language":"PYTHON",'
+                f'"opaque":{opaque},{_JSON_TAIL}'
+            ).encode()
+            size = len(text)
+            return _pack_frame_head(4 + size + body_length, size) + text
         return frame_head(0, _encode_json(code, flag, opaque, header, remark, extra), body_length)
     if serialization == 1:
         return frame_head(1, _encode_binary(code, flag, opaque, header, remark, extra), body_length)
@@ -221,7 +254,7 @@ def _encode_json(
     remark_text = "" if remark is None else f'"remark":{_json_encode(remark).decode()},'
     return (
         f'{{"code":{code},{fields}"flag":{flag},"language":"PYTHON","opaque":{opaque},{remark_text}'
-        f'"serializeTypeCurrentRPC":"JSON","version":{VERSION}}}'
+        f"{_JSON_TAIL}"
     ).encode()
 
 

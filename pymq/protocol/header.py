@@ -29,7 +29,7 @@ Flag = Literal["true", "false"]
 _encode_json = msgspec.json.Encoder().encode
 
 
-class Header(msgspec.Struct, rename="camel"):
+class Header(msgspec.Struct, rename="camel", gc=False):
     """Base of all header classes.
 
     Class attributes:

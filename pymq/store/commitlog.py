@@ -26,6 +26,7 @@ BLANK_RECORD = Struct(">iI")
 """Size of the rest of the file (4), blank magic (4); the bytes behind it count for nothing."""
 _INT = Struct(">i")
 _LONG = Struct(">q")
+_CHUNK = 1 << 20
 _SECTOR_OF_ZEROS = "\0" * 512
 _STORE_TIMESTAMP_POSITIONS = (56, 68)
 """By whether the born host is v6."""
@@ -63,6 +64,7 @@ class CommitLog:
         self._reserving = False
         self._upcoming: MappedFile | None = None
         self._released = 0
+        self._chunk, self._chunk_offset = b"", 0
 
     # -- bounds
 
@@ -245,9 +247,7 @@ class CommitLog:
         offset = start
         while (segment := self._segments.at(offset)) is not None:
             left = segment.base + self._segment_bytes - offset
-            if left < BLANK_RECORD.size:
-                return
-            size, magic = BLANK_RECORD.unpack_from(self._segments.buffer(segment), offset - segment.base)
+            size, magic = BLANK_RECORD.unpack(self._read_file(offset, BLANK_RECORD.size).ljust(8, b"\0"))
             record = None
             if magic != BLANK_MAGIC or size != left:
                 record = self.sound_record(offset)
@@ -256,8 +256,19 @@ class CommitLog:
             offset += size
             yield offset, record
 
+    def _read_file(self, offset: int, size: int) -> bytes:
+        """Read past the mapping, by large chunks, within one file: there may be nothing written yet."""
+        start = offset - self._chunk_offset
+        if start < 0 or start + size > len(self._chunk):
+            segment = self._segments.at(offset)
+            if segment is None:
+                return b""
+            self._chunk = segment.file.read(offset - segment.base, max(size, _CHUNK))
+            self._chunk_offset, start = offset, 0
+        return self._chunk[start : start + size]
+
     def sound_record(self, offset: int) -> MessageRecord | None:
-        """The record at the physical `offset` if it stands every check, or None.
+        """The record at the physical `offset` if it stands every check, or None. Only before `cut`.
 
         Beyond Apache's checks (store.md §5): it must know its own place, and no part of its text may be
         missing from the disk. A NUL elsewhere in the properties is the application's own.
@@ -265,17 +276,14 @@ class CommitLog:
         segment = self._segments.at(offset)
         if segment is None:
             return None
-        position = offset - segment.base
-        buffer = self._segments.buffer(segment)
-        room = self._segment_bytes - position - END_OF_FILE_MIN_BLANK
+        room = segment.base + self._segment_bytes - offset - END_OF_FILE_MIN_BLANK
         if room < RECORD_FIXED_SIZE:
             return None
-        size, magic = BLANK_RECORD.unpack_from(buffer, position)
+        size, magic = BLANK_RECORD.unpack(self._read_file(offset, BLANK_RECORD.size))
         if magic not in (MESSAGE_MAGIC, MESSAGE_MAGIC_V2) or not RECORD_FIXED_SIZE <= size <= room:
             return None
-        data = buffer[position : position + size]
         try:
-            record = decode_record(data, check_crc=self._check_crc)
+            record = decode_record(self._read_file(offset, size), check_crc=self._check_crc)
         except ProtocolError:
             return None
         if record.physical_offset != offset or not record.topic or "\0" in record.topic:
@@ -287,6 +295,7 @@ class CommitLog:
 
         StoreFull when that needs room, StoreBroken.
         """
+        self._chunk = b""
         self._segments.clear_from(end)
         if not self._segments.files:
             self.tail, self.position = _no_segment(), 0

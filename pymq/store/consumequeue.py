@@ -172,12 +172,18 @@ class ConsumeQueue:
         low, high = self._segments.start // CQ_STORE_UNIT_SIZE, self.max_offset
         while low < high:
             middle = (low + high) // 2
-            unit = self.unit(middle)
-            if unit is None or holds(*unit):
+            if holds(*self._unit_on_file(middle)):
                 high = middle
             else:
                 low = middle + 1
         return low
+
+    def _unit_on_file(self, offset: int) -> tuple[int, int, int]:
+        """A unit, read past the mapping: it may lie where nothing was written."""
+        start = offset * CQ_STORE_UNIT_SIZE
+        segment = self._segments.at(start)
+        data = b"" if segment is None else segment.file.read(start - segment.base, CQ_STORE_UNIT_SIZE)
+        return CQ_STORE_UNIT.unpack(data.ljust(CQ_STORE_UNIT_SIZE, b"\0"))
 
     def last_unit(self) -> tuple[int, int, int] | None:
         """The newest unit that stands for a message, or None."""

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pymq.clock import Clock
 from pymq.disk import Disk, MappedFile
 from pymq.errors import StoreBroken, StoreError, StoreFull
-from pymq.store.segments import PAGE
 
 RETRY_SECONDS = 0.1
 """A full disk is asked again this long after it said so, and not for each put in between."""
@@ -33,7 +32,7 @@ class Reservation:
             try:
                 file.reserve(min(file.size, end + ahead))
             except StoreFull:
-                file.reserve(min(file.size, -(-end // PAGE) * PAGE))
+                file.reserve(end)
         except StoreFull as e:
             self._remember(e)
             raise

@@ -12,7 +12,7 @@ import asyncio
 import functools
 import itertools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 from pymq.errors import CallTimeout, ConnectionLost, HeaderError, ProtocolError, PymqError
@@ -241,8 +241,12 @@ class Connection(asyncio.Protocol):
         if command.flag & FLAG_ONEWAY or self.closed:
             return
         body = answer.body
-        slices = body if type(body) is list else None
-        size = sum(map(len, slices)) if slices is not None else len(body)
+        if isinstance(body, (bytes, memoryview)):
+            slices: Sequence[Buffer] = (body,)
+            size = len(body)
+        else:
+            slices = body
+            size = sum(map(len, slices))
         extra = None
         if command is self._accepting:
             self._accepting = None
@@ -252,17 +256,15 @@ class Connection(asyncio.Protocol):
                 answer.code,
                 FLAG_RESPONSE,
                 command.opaque,
-                header=answer.header,
-                remark=answer.remark,
-                body_length=size,
-                serialization=command.serialization,
-                extra=extra,
+                answer.header,
+                answer.remark,
+                size,
+                command.serialization,
+                extra,
             )
         )
-        if slices is not None:
+        if size:
             self._out += slices
-        elif size:
-            self._out.append(body)  # type: ignore[arg-type]
         self._out_bytes += size + 200
         if self._serving:
             return

@@ -21,7 +21,7 @@ H_co = TypeVar("H_co", bound=Header, covariant=True)
 Buffer = bytes | memoryview
 
 
-class Answer(msgspec.Struct):
+class Answer(msgspec.Struct, gc=False):
     """What a handler gives back.
 
     `body` may be a list of slices: they are joined once, when the answer is written in this very turn of
@@ -34,18 +34,15 @@ class Answer(msgspec.Struct):
     remark: str | None = None
 
 
-class Request(Generic[H_co]):
+class Request(msgspec.Struct, Generic[H_co], gc=False):
     """One request under way: its connection, its command, its typed header.
 
     A handler that gives no answer at once keeps the request and calls `reply` later, exactly once.
     """
 
-    __slots__ = ("command", "connection", "header")
-
-    def __init__(self, connection: Connection, command: Command, header: H_co) -> None:
-        self.connection = connection
-        self.command = command
-        self.header = header
+    connection: Connection
+    command: Command
+    header: H_co
 
     @property
     def body(self) -> bytes:

@@ -48,7 +48,7 @@ def message(topic: str, body: str, **fields: Any) -> dict[str, Any]:
 @pytest.fixture(scope="session")
 def java_drivers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[JavaDrivers]:
     """Gives the one JVM of a client version and header serialisation, started when first asked for."""
-    _need("java", "javac", "mvn")
+    _need("java", "mvn")
     drivers: dict[tuple[str, str], Driver] = {}
 
     def driver(version: str, serialize: str = "JSON") -> Driver:
@@ -107,7 +107,7 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Driver]:
 @pytest.fixture(scope="session")
 def apache_clusters(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApacheClusters]:
     """Gives Apache's name server and broker of a version, started when first asked for."""
-    _need("java", "javac", "mvn")
+    _need("java", "mvn")
     clusters: dict[str, Cluster] = {}
 
     def cluster(version: str) -> Cluster:

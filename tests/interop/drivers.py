@@ -8,6 +8,7 @@ import queue
 import subprocess
 import threading
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -116,10 +117,18 @@ class Started:
         """Send messages: a list of results, or one (`batch`), or None (`oneway`)."""
         return self.ask("send", messages=list(messages), mode=mode)
 
+    async def send_async(self, *messages: Mapping[str, Any], mode: str = "sync") -> Any:
+        """`send` that leaves the event loop running."""
+        return await asyncio.to_thread(partial(self.send, *messages, mode=mode))
+
     def received(self, count: int, seconds: float = 20.0) -> list[dict[str, Any]]:
         """All that this consumer got so far, as soon as that is `count` messages, or after `seconds`."""
         got: list[dict[str, Any]] = self.ask("received", count=count, wait_ms=int(seconds * 1000))
         return got
+
+    async def received_async(self, count: int, seconds: float = 20.0) -> list[dict[str, Any]]:
+        """`received` that leaves the event loop running."""
+        return await asyncio.to_thread(self.received, count, seconds)
 
     def admin(self, op: str, /, **fields: Any) -> Any:
         """One operation of the admin API."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from typing import Any
 
 import msgspec
 import pytest
@@ -38,8 +37,9 @@ def decode(recorded: RecordedFrame) -> Command:
 
 
 def fields_of(command: Command) -> dict[str, str]:
-    fields: Any = command.fields
-    return fields if isinstance(fields, dict) else msgspec.json.decode(fields, type=dict[str, str])
+    if command.fields is not None:
+        return command.fields
+    return msgspec.json.decode(command.raw_fields, type=dict[str, str])
 
 
 def typed() -> list[tuple[RecordedFrame, type[Header]]]:

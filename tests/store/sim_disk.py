@@ -85,6 +85,9 @@ class SimFile:
                 content.allocated.add(page)
         self.reserved = end
 
+    def read(self, offset: int, size: int) -> bytes:
+        return self._content.buffer[offset : min(offset + size, self.size)]
+
     def zero_from(self, offset: int) -> None:
         content = self._content
         content.buffer[offset : self.size] = bytes(self.size - offset)
@@ -136,7 +139,7 @@ class SimDisk:
             self._run(job, done)
 
     def crash(self, seed: int) -> SimDisk:
-        """The disk after a power cut: of what was not synced, some pages and files are there, some are not."""
+        """The disk after a power cut: of what was not synced, some pages and files are there."""
         luck = random.Random(seed)
         after = SimDisk(self.capacity)
         after.folders = set(self.folders)
@@ -146,7 +149,7 @@ class SimDisk:
         return after
 
     def assert_all_written_was_reserved(self) -> None:
-        """No page that holds data without being reserved: on a full disk its first touch would kill the process."""
+        """No page holds data without being reserved: its first touch could kill the process."""
         for path, content in self.contents.items():
             if path.rpartition("/")[2].isdecimal():
                 for start in range(0, content.size, PAGE):
@@ -260,5 +263,3 @@ class SimDisk:
 
     def memory_bytes(self) -> int:
         return 1 << 30
-
-

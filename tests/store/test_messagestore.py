@@ -38,7 +38,12 @@ def test_what_was_put_is_read_back_with_all_its_fields(root: str) -> None:
         prepared_transaction_offset=5,
     )
     [record] = records(store.get("Orders", 3, 0, 32))
-    assert (record.topic, record.queue_id, record.body, record.queue_offset) == ("Orders", 3, b"body \x00\xff", 0)
+    assert (record.topic, record.queue_id, record.body, record.queue_offset) == (
+        "Orders",
+        3,
+        b"body \x00\xff",
+        0,
+    )
     assert record.read_properties() == {"TAGS": "a", "KEYS": "k 1"}
     assert (record.flag, record.sys_flag) == (-7, 0x2), "the host bits are the store's, not the client's"
     assert (record.born_timestamp, record.born_host) == (123, BORN_HOST)
@@ -92,14 +97,18 @@ def test_tags_choose_messages_and_the_next_offset_is_past_those_looked_at(root: 
 
 
 def test_an_answer_keeps_the_limits_of_count_and_bytes(root: str) -> None:
-    store = open_store(SystemDisk(), root, max_transfer_bytes_in_memory=2500, consume_queue_segment_bytes=4000)
+    store = open_store(
+        SystemDisk(), root, max_transfer_bytes_in_memory=2500, consume_queue_segment_bytes=4000
+    )
     for _ in range(40):
         put(store, body=bytes(10))
     assert store.get("T", 0, 0, 100).count == 2500 // (RECORD_FIXED_SIZE + 10 + 1)
     put(store, "Big", body=bytes(3000))
     assert store.get("Big", 0, 0, 32).count == 1, "the first one is given whatever its size"
     store.close()
-    store = open_store(SystemDisk(), root, access_message_in_memory_max_ratio=0, consume_queue_segment_bytes=4000)
+    store = open_store(
+        SystemDisk(), root, access_message_in_memory_max_ratio=0, consume_queue_segment_bytes=4000
+    )
     old = store.get("T", 0, 0, 100)
     assert (old.count, old.is_far_behind) == (8, True), "what lies far behind is read in small portions"
     assert not store.is_in_memory("T", 0, 0)
@@ -142,7 +151,9 @@ def test_a_batch_has_consecutive_offsets_and_one_file(root: str) -> None:
     with pytest.raises(MessageIllegal):
         store.put_batch("T", 0, [BatchEntry(bytes(40000))] * 2, born_host=BORN_HOST)
     with pytest.raises(MessageIllegal):
-        store.put_batch("T", 0, [BatchEntry(b"fine"), BatchEntry(b"", "P\x01" + "x" * 40000)], born_host=BORN_HOST)
+        store.put_batch(
+            "T", 0, [BatchEntry(b"fine"), BatchEntry(b"", "P\x01" + "x" * 40000)], born_host=BORN_HOST
+        )
     assert store.max_offset("T", 0) == 51
     store.close()
 
@@ -201,7 +212,14 @@ def test_times_lead_to_offsets(root: str) -> None:
         put(store)
         clock.advance(10)
     assert [store.store_time("T", 0, n) for n in (0, 49, 50, -1)] == [1_000_000, 1_000_490, -1, -1]
-    for asked, found in [(0, 0), (1_000_000, 0), (1_000_100, 10), (1_000_104, 10), (1_000_105, 10), (1_000_106, 11)]:
+    for asked, found in [
+        (0, 0),
+        (1_000_000, 0),
+        (1_000_100, 10),
+        (1_000_104, 10),
+        (1_000_105, 10),
+        (1_000_106, 11),
+    ]:
         assert store.offset_by_time("T", 0, asked) == found
     assert store.offset_by_time("T", 0, 2_000_000) == 49, "the nearest one there is"
     assert store.earliest_store_time("T", 0) == store.earliest_log_time() == 1_000_000
@@ -245,7 +263,9 @@ def test_a_deleted_topic_is_gone_and_its_queues_start_anew(root: str) -> None:
     store.close()
     Path(root, "abort").touch()
     store = open_store(SystemDisk(), root)
-    assert [r.body for r in read_queue(store, "%RETRY%g", 0)] == [b"new"], "also when the queues are built again"
+    assert [r.body for r in read_queue(store, "%RETRY%g", 0)] == [b"new"], (
+        "also when the queues are built again"
+    )
     store.close()
 
 
