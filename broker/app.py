@@ -97,7 +97,7 @@ class Broker:
         store.open()
         starting.callback(store.close)
         starting.callback(asyncio.ensure_future(_flush_in_time(store)).cancel)
-        arrivals = Arrivals()
+        arrivals = Arrivals(config.pull_thread_pool_queue_capacity)
         starting.callback(arrivals.close)
         store.on_dispatch.append(arrivals.notify)
 

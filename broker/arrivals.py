@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+from pymq.errors import ResponseError
+from pymq.protocol.codes import ResponseCode
 from pymq.transport.connection import Connection
 
 Key = tuple[str, int]
@@ -41,15 +43,26 @@ class Arrivals:
     waits. Those woken run in the next turn of the loop: what arrived in the same turn is served together.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, capacity: int = 100_000) -> None:
+        """`capacity` is how many pulls are held at the most."""
+        self._capacity = capacity
+        self._count = 0
         self._held: dict[Key, list[HeldPull]] = {}
         self._woken: list[HeldPull] = []
 
     def __len__(self) -> int:
-        return sum(map(len, self._held.values())) + len(self._woken)
+        return self._count
 
     def hold(self, pull: HeldPull, timeout_ms: int) -> None:
-        """Keep a pull until something arrives for it, but not longer than `timeout_ms`."""
+        """Keep a pull until something arrives for it, but not longer than `timeout_ms`.
+
+        Raises ResponseError SYSTEM_BUSY when too many are held already.
+        """
+        if self._count >= self._capacity:
+            raise ResponseError(
+                ResponseCode.SYSTEM_BUSY, "[OVERLOAD]system busy, start flow control for a while"
+            )
+        self._count += 1
         self._held.setdefault(pull.key, []).append(pull)
         pull.timer = asyncio.get_running_loop().call_later(timeout_ms / 1000, self._expire, pull)
 
@@ -86,6 +99,7 @@ class Arrivals:
     def _wake(self, pull: HeldPull) -> None:
         if pull.timer is not None:
             pull.timer.cancel()
+        self._count -= 1
         if not self._woken:
             asyncio.get_running_loop().call_soon(self._run_woken)
         self._woken.append(pull)
@@ -104,10 +118,12 @@ class Arrivals:
         """Drop the pulls of a connection that has ended."""
         for key, held in list(self._held.items()):
             if any(pull.connection is connection for pull in held):
+                staying = [pull for pull in held if pull.connection is not connection]
                 for pull in held:
                     if pull.connection is connection and pull.timer is not None:
                         pull.timer.cancel()
-                self._keep(key, [pull for pull in held if pull.connection is not connection])
+                self._count -= len(held) - len(staying)
+                self._keep(key, staying)
 
     def close(self) -> None:
         """Drop all."""
@@ -116,4 +132,5 @@ class Arrivals:
                 if pull.timer is not None:
                     pull.timer.cancel()
         self._held.clear()
+        self._count = 0
         self._woken.clear()

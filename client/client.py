@@ -190,8 +190,8 @@ class Client:
     ) -> list[SendResult]:
         """Send many messages together: one request for each queue and 4 MiB. Results in the same order.
 
-        Messages without `shard_by` go to one queue. Raises as `send`, and BatchFailed when some were stored
-        and others not.
+        Messages without `shard_by` go together to any queue. Raises as `send`, and BatchFailed when a part
+        was not stored.
         """
         self._instance.check_running()
         return await self._instance.producer.send_batch(topic, messages, timeout, queue)

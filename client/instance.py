@@ -19,6 +19,7 @@ from pymq.client.received import RETRY_TOPIC_PREFIX
 from pymq.client.repeating import end_tasks
 from pymq.client.route_cache import RouteCache
 from pymq.client.send_back import SendBack
+from pymq.client.sender import Sender
 from pymq.client.served import BrokerRequests
 from pymq.client.settings import Settings
 from pymq.client.start_offset import Start, StartOffset
@@ -74,9 +75,8 @@ class ClientInstance:
         self.routes = RouteCache(servers, settings)
         self._heartbeats = Heartbeats(self._pool, self.routes, self.client_id, settings)
         keys = UniqueKeys(clock, ip)
-        self.producer = Producer(
-            self._pool, self.routes, self._heartbeats, keys, clock, producer_group, settings
-        )
+        sender = Sender(self._pool, self.routes, self._heartbeats, clock, producer_group, settings)
+        self.producer = Producer(sender, keys, settings)
         self._running = False
 
     def _lost(self, connection: Connection) -> None:

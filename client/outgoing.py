@@ -56,18 +56,14 @@ class Message(msgspec.Struct):
 
 
 class Outgoing(msgspec.Struct, frozen=True, gc=False):
-    """The parts of a message on the wire."""
+    """The parts of a message, or of a batch, on the wire. A batch has the ids of all, joined by commas."""
 
     body: bytes
     properties: str
     flag: int
     sys_flag: int
     msg_id: str
-
-    @property
-    def size_bytes(self) -> int:
-        """About how many bytes it takes."""
-        return len(self.body) + len(self.properties)
+    is_batch: bool = False
 
 
 def check_topic(topic: str) -> None:
@@ -143,11 +139,9 @@ def _join_keys(keys: Sequence[str]) -> str:
     return names.KEY_SEPARATOR.join(keys)
 
 
-async def compress(outgoing: Outgoing, from_bytes: int) -> Outgoing:
-    """Compress the body if it has at least `from_bytes` and becomes smaller: zlib, sysFlag 1."""
+async def compress(outgoing: Outgoing) -> Outgoing:
+    """Compress the body if it becomes smaller by that: zlib, sysFlag 1. A long one off the loop."""
     body = outgoing.body
-    if len(body) < from_bytes:
-        return outgoing
     if len(body) < _COMPRESS_OFF_LOOP_BYTES:
         packed = compress_body(body)
     else:

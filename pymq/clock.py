@@ -1,4 +1,4 @@
-"""Time, randomness and the process id as one small interface, so that tests and the simulator can supply them."""
+"""Time, randomness and the process id as one small interface, which tests and the simulator supply too."""
 
 from __future__ import annotations
 

@@ -83,8 +83,12 @@ class MappedFile(Protocol):
         """Close the descriptor that `hold` keeps."""
         ...
 
-    def map(self) -> MappedBuffer:
-        """The mapping, made now if there is none. StoreError when it cannot be made."""
+    def map(self, *, readahead: bool) -> MappedBuffer:
+        """The mapping, made now if there is none. StoreError when it cannot be made.
+
+        `readahead` only for a file that is not written to any more: the kernel reads ahead in large folios,
+        and the first write to a page of one takes room for all of it, beyond what was reserved.
+        """
         ...
 
     def unmap(self) -> None:
@@ -99,7 +103,7 @@ class MappedFile(Protocol):
         ...
 
     def read(self, offset: int, size: int) -> bytes:
-        """Read without the mapping, up to `size` bytes; fewer at the end of the file. StoreError, StoreBroken.
+        """Read past the mapping, up to `size` bytes; fewer at the file's end. StoreError, StoreBroken.
 
         Where nothing was written yet this is the only safe way: a touch of a hole in a mapping takes a page
         on some file systems, and the disk may be full.
@@ -190,7 +194,7 @@ class Disk(Protocol):
         ...
 
     def write_atomically(self, path: str, text: str) -> None:
-        """Replace a text file: at each moment the old or the new one is there. The old one stays as `.bak`.
+        """Replace a text file: at each moment the old or the new one is there. The old one becomes `.bak`.
 
         The file system's errors as elsewhere; the old file is then untouched.
         """
@@ -317,7 +321,7 @@ class SystemFile:
                 os.close(self._descriptor)
                 self._descriptor = -1
 
-    def map(self) -> MappedBuffer:
+    def map(self, *, readahead: bool) -> MappedBuffer:
         if self._buffer is None:
             with _told(self.path, "map"), self._opened() as descriptor:
                 if os.fstat(descriptor).st_size != self.size:
@@ -325,6 +329,8 @@ class SystemFile:
                 # Without its own descriptor, a mapping costs none (Python 3.13 on).
                 options: dict[str, Any] = {"trackfd": False} if sys.version_info >= (3, 13) else {}
                 self._buffer = mmap.mmap(descriptor, self.size, **options)
+        if hasattr(mmap, "MADV_RANDOM"):
+            self._buffer.madvise(mmap.MADV_NORMAL if readahead else mmap.MADV_RANDOM)
         return self._buffer
 
     def unmap(self) -> None:
@@ -343,6 +349,8 @@ class SystemFile:
 
     def read(self, offset: int, size: int) -> bytes:
         with _told(self.path, "read"), self._opened() as descriptor:
+            if hasattr(os, "posix_fadvise"):  # no large folios: see `MappedFile.map`
+                os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_RANDOM)
             return os.pread(descriptor, size, offset)
 
     def zero_from(self, offset: int) -> None:

@@ -34,7 +34,7 @@ class HeaderError(PymqError):
 
 
 class BodyError(PymqError):
-    """A body cannot be read: the request is refused, the connection stays (wire.md §2). The text says where."""
+    """A body cannot be read: the request is refused, the connection stays (wire.md §2). It says where."""
 
 
 class ResponseError(PymqError):

@@ -21,13 +21,13 @@ class Checkpoint:
         self.physic_timestamp = 0
         self.logics_timestamp = 0
         self.index_timestamp = 0
-        self._path = path
+        self.path = path
         self._disk = disk
 
     def load(self) -> None:
         """Read the file; without one, or with less than a whole one, nothing is known to be on the disk."""
         try:
-            times = CHECKPOINT.unpack_from(self._disk.read_bytes(self._path) or b"")
+            times = CHECKPOINT.unpack_from(self._disk.read_bytes(self.path) or b"")
         except StructError:
             return
         self.physic_timestamp, self.logics_timestamp, self.index_timestamp = times
@@ -40,4 +40,4 @@ class Checkpoint:
     def write_job(self) -> Job:
         """A job that writes the times as they are now."""
         data = CHECKPOINT.pack(self.physic_timestamp, self.logics_timestamp, self.index_timestamp)
-        return functools.partial(self._disk.write_bytes, self._path, data.ljust(CHECKPOINT_SIZE, b"\0"))
+        return functools.partial(self._disk.write_bytes, self.path, data.ljust(CHECKPOINT_SIZE, b"\0"))

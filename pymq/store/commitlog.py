@@ -116,13 +116,19 @@ class CommitLog:
         self._upcoming = file
         self._reservation.ensure(file, size, self._ahead)
         file.hold()
-        file.map()
+        file.map(readahead=False)
         if self._segments.files:
             self._write_blank()
-            self.tail.pinned = False
-            self.tail.limit = -1
+            self._leave(self.tail)
         self._upcoming = None
         self._enter(self._segments.append(file, base), 0)
+
+    def _leave(self, segment: Segment) -> None:
+        """Only read `segment` from now on."""
+        segment.pinned = False
+        segment.limit = -1
+        segment.is_complete = True
+        segment.file.map(readahead=True)
 
     def _write_blank(self) -> None:
         if self.position == self._segment_bytes:
@@ -301,6 +307,8 @@ class CommitLog:
             self.tail, self.position = _no_segment(), 0
             self.tail.base = end
             return
+        for segment in self._segments.files[:-1]:
+            segment.is_complete = True
         segment = self._segments.files[-1]
         segment.file.reserved = end - segment.base
         self._enter(segment, end - segment.base)

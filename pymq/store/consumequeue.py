@@ -221,7 +221,7 @@ class ConsumeQueue:
         self.dirty |= max_offset < self.max_offset
         first = self._segments.start // CQ_STORE_UNIT_SIZE
         if max_offset < first:
-            self._segments.clear_from(0)
+            self._segments.remove_from(0)
             max_offset = 0
         else:
             self._segments.clear_from(max_offset * CQ_STORE_UNIT_SIZE)

@@ -125,6 +125,8 @@ class MessageStore:
         self._queues.load()
         # From here on files are changed: an end before `close` is not a clean one.
         self._disk.write_bytes(self._abort_path, b"")
+        if not self._disk.exists(self._checkpoint.path):
+            self._checkpoint.write_job()()  # has its room now, so that a full disk does not hinder `close`
         start = self._log.min_offset
         changed = recover(
             self._log,

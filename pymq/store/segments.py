@@ -15,7 +15,7 @@ PAGE = 4096
 class Segment:
     """One file of the range. Up to `limit` the writer may write without further thought."""
 
-    __slots__ = ("base", "buffer", "file", "limit", "pinned", "recently_used")
+    __slots__ = ("base", "buffer", "file", "is_complete", "limit", "pinned", "recently_used")
 
     def __init__(self, base: int, file: MappedFile) -> None:
         self.base = base
@@ -23,6 +23,8 @@ class Segment:
         self.buffer: MappedBuffer | None = None
         self.limit = -1
         self.pinned = False
+        self.is_complete = False
+        """Only read from now on."""
         self.recently_used = False
 
 
@@ -45,7 +47,7 @@ class Mappings:
         if segment.buffer is None:
             while len(self._mapped) >= self._limit and self._unmap_one():
                 pass
-            segment.buffer = segment.file.map()
+            segment.buffer = segment.file.map(readahead=segment.is_complete)
             self._mapped[segment] = None
         return segment.buffer
 
@@ -148,8 +150,9 @@ class Segments:
         """Let nothing but zeros stand from `offset` on: delete the files behind, clear the one that holds it.
 
         What stays must not be trusted by the next start, and a cut alone does not erase it (store.md §12).
+        A file that is empty then is kept: its room may be needed at once, and the disk may be full.
         """
-        self.remove_from(offset)
+        self.remove_from(offset + 1)
         segment = self.at(offset)
         if segment is not None:
             self._mappings.unmap(segment)

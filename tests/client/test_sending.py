@@ -69,6 +69,15 @@ async def test_messages_of_one_shard_share_a_queue(cluster: FakeCluster, mq: Cli
     assert sorted(cluster.bodies()) == [0] * 7 + [6]
 
 
+async def test_bodies_from_4_kib_on_are_sent_compressed(cluster: FakeCluster, mq: Client) -> None:
+    for size in (4095, 4096):
+        await mq.send("orders", b"x" * size, queue=queue(0))
+    await mq.send_batch("orders", [Message(b"x" * 4096), Message(b"y" * 4096)], queue=queue(0))
+    records = [decode_record(record) for record in cluster.brokers[0].queues["orders", 0]]
+    assert [record.sys_flag for record in records] == [0, 1, 0, 0]
+    assert records[1].read_body() == b"x" * 4096
+
+
 @pytest.mark.parametrize(
     ("code", "status"),
     [

@@ -29,6 +29,8 @@ class Member(Protocol):
 
     async def got(self) -> list[str]: ...
 
+    async def commit(self) -> None: ...
+
     async def leave(self) -> None: ...
 
 
@@ -47,6 +49,9 @@ class JavaMember:
 
     async def got(self) -> list[str]:
         return [each["body"] for each in await self._started.received_async(0)]
+
+    async def commit(self) -> None:
+        await self._started.ask_async("commit_all")
 
     async def leave(self) -> None:
         await asyncio.to_thread(self._started.stop)
@@ -78,6 +83,9 @@ class PythonMember:
 
     async def got(self) -> list[str]:
         return list(self._got)
+
+    async def commit(self) -> None:
+        pass  # it does so twice a second
 
     async def leave(self) -> None:
         await self._client.close()
@@ -143,6 +151,8 @@ class Group:
         return self._left + [body for member in self.members for body in await member.got()]
 
     async def _committed(self) -> bool:
+        for member in self.members:
+            await member.commit()
         try:
             rows = await asyncio.to_thread(partial(self._admin.admin, "consume_stats", group=self.name))
         except DriverError as error:

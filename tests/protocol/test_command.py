@@ -301,3 +301,20 @@ def test_a_frame_with_flipped_bytes_raises_nothing_but_protocol_and_header_error
 def test_a_frame_written_in_parts_is_the_frame_written_whole() -> None:
     head = remoting.encode(30, 0, 7, header=ASK, body_length=3)
     assert head + b"abc" == frame(0, head[8:], b"abc")
+
+
+def test_no_member_of_a_json_header_takes_the_place_of_what_the_frame_says() -> None:
+    header = {
+        "code": 30,
+        "extFields": {"topic": "T", "queueId": "3"},
+        "#fields": {"topic": "other", "queueId": 4},
+        "#body": "YWJj",
+        "#serialization": 100,
+        "fields": {},
+        "body": "abc",
+        "serialization": 1,
+    }
+    command = remoting.decode(JSON, json.dumps(header).encode(), b"mine")
+    assert (command.body, command.serialization) == (b"mine", 0)
+    assert command.read(GetMaxOffsetRequest) == ASK
+    assert command.field("topic") == "T"

@@ -63,7 +63,7 @@ class SimFile:
     def release(self) -> None:
         self._disk.held.discard(self.path)
 
-    def map(self) -> MappedBuffer:
+    def map(self, *, readahead: bool) -> MappedBuffer:
         content = self._content
         if content.size != self.size:
             raise StoreError(f"{self.path} does not have {self.size} bytes")

@@ -25,14 +25,14 @@ def test_a_file_is_sparse_until_reserved_and_keeps_its_size(tmp_path: Path) -> N
     path = tmp_path / "file"
     file = disk.file(str(path), 64 * MIB)
     with pytest.raises(StoreError):
-        file.map()
+        file.map(readahead=False)
     file.create(sync_folder=True)
     file.create(sync_folder=True)
     assert path.stat().st_size == 64 * MIB
     assert path.stat().st_blocks * 512 < MIB
     file.reserve(2 * MIB)
     assert 2 * MIB <= path.stat().st_blocks * 512 < 4 * MIB
-    buffer = file.map()
+    buffer = file.map(readahead=False)
     buffer[MIB : MIB + 5] = b"hello"
     file.sync()
     file.unmap()
@@ -43,7 +43,7 @@ def test_a_file_is_sparse_until_reserved_and_keeps_its_size(tmp_path: Path) -> N
 def test_zeroing_clears_what_is_there_and_fills_no_hole(tmp_path: Path) -> None:
     file = SystemDisk().file(str(tmp_path / "file"), 32 * MIB)
     file.create(sync_folder=False)
-    buffer = file.map()
+    buffer = file.map(readahead=False)
     for at in (10, 4096, 5 * MIB, 32 * MIB - 3):
         buffer[at : at + 3] = b"abc"
     file.unmap()
@@ -87,7 +87,7 @@ def test_without_fallocate_the_room_is_written(tmp_path: Path, monkeypatch: pyte
     monkeypatch.delattr(os, "fdatasync")
     file = SystemDisk().file(str(tmp_path / "file"), 8 * MIB)
     file.create(sync_folder=True)
-    file.map()[:3] = b"abc"
+    file.map(readahead=False)[:3] = b"abc"
     file.reserved = 3
     file.reserve(3 * MIB)
     file.sync()
