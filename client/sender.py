@@ -132,6 +132,10 @@ class Sender:
         await _let_go_out(connection, sending.deadline)
 
     async def route(self, sending: Sending) -> TopicRoute:
+        """The route of its topic, with a queue to write to. From the first on, brokers know the group.
+
+        Raises RouteNotFound, NameServersUnreachable.
+        """
         route = self._routes.known(sending.topic)
         if route is None or not route.writable:
             try:

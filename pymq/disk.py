@@ -86,8 +86,8 @@ class MappedFile(Protocol):
     def map(self, *, readahead: bool) -> MappedBuffer:
         """The mapping, made now if there is none. StoreError when it cannot be made.
 
-        `readahead` only for a file that is not written to any more: the kernel reads ahead in large folios,
-        and the first write to a page of one takes room for all of it, beyond what was reserved.
+        No `readahead` where room is reserved only just ahead of the writer: the kernel reads ahead in large
+        folios, and the first write to a page of one takes room for all of it, beyond what was reserved.
         """
         ...
 
@@ -267,13 +267,23 @@ def _allocate(descriptor: int, offset: int, end: int) -> None:
 class SystemFile:
     """`MappedFile` on the real disk."""
 
-    __slots__ = ("_buffer", "_descriptor", "_lock", "_unsynced_folders", "path", "reserved", "size")
+    __slots__ = (
+        "_buffer",
+        "_descriptor",
+        "_lock",
+        "_readahead",
+        "_unsynced_folders",
+        "path",
+        "reserved",
+        "size",
+    )
 
     def __init__(self, path: str, size: int) -> None:
         self.path = path
         self.size = size
         self.reserved = 0
         self._buffer: mmap.mmap | None = None
+        self._readahead = True
         self._descriptor = -1
         self._unsynced_folders = False
         self._lock = threading.Lock()
@@ -329,7 +339,9 @@ class SystemFile:
                 # Without its own descriptor, a mapping costs none (Python 3.13 on).
                 options: dict[str, Any] = {"trackfd": False} if sys.version_info >= (3, 13) else {}
                 self._buffer = mmap.mmap(descriptor, self.size, **options)
-        if hasattr(mmap, "MADV_RANDOM"):
+                self._readahead = True
+        if readahead != self._readahead and hasattr(mmap, "MADV_RANDOM"):
+            self._readahead = readahead
             self._buffer.madvise(mmap.MADV_NORMAL if readahead else mmap.MADV_RANDOM)
         return self._buffer
 

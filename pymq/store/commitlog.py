@@ -27,6 +27,8 @@ BLANK_RECORD = Struct(">iI")
 _INT = Struct(">i")
 _LONG = Struct(">q")
 _CHUNK = 1 << 20
+_READAHEAD_MAX = 8 << 20
+"""More than the kernel reads ahead at a time."""
 _SECTOR_OF_ZEROS = "\0" * 512
 _STORE_TIMESTAMP_POSITIONS = (56, 68)
 """By whether the born host is v6."""
@@ -149,16 +151,25 @@ class CommitLog:
     def _look_ahead(self, size: int) -> None:
         """Start to reserve what comes next in good time, and set how far the writer need not ask again."""
         file, end = self.tail.file, self.position + size
-        usable = min(file.reserved, self.record_max_size)
+        limit = min(file.reserved, self.record_max_size)
         if file.reserved < self._segment_bytes:
             due = file.reserved - self._ahead // 2
         elif self._upcoming is None:
             due = self._segment_bytes - self._ahead
         else:
             due = self._segment_bytes
-        if end >= due and not self._reserving:
+        if end < due:
+            limit = min(limit, due)
+        elif not self._reserving:
             self._reserve_soon(file)
-        self.tail.limit = usable if end >= due else min(usable, due)
+        # Reading ahead makes writing cheaper, but only far from where the room ends (`MappedFile.map`).
+        guard = (
+            self._segment_bytes if file.reserved == self._segment_bytes else file.reserved - _READAHEAD_MAX
+        )
+        if end <= guard:
+            limit = min(limit, guard)
+        file.map(readahead=end <= guard)
+        self.tail.limit = limit
 
     def _reserve_soon(self, file: MappedFile) -> None:
         if file.reserved < self._segment_bytes:

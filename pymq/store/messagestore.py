@@ -24,9 +24,10 @@ from pymq.protocol.properties import KEYS, PROPERTIES_MAX_LENGTH, TAGS, UNIQ_KEY
 from pymq.protocol.sysflags import BORN_HOST_V6, HOST_MASK, STORE_HOST_V6, TRANSACTION_PREPARED
 from pymq.protocol.tag_filter import tags_code as tags_code_of
 from pymq.store.checkpoint import Checkpoint
-from pymq.store.commitlog import CommitLog, looks_torn
+from pymq.store.commitlog import CommitLog
 from pymq.store.consumequeue import ConsumeQueue, QueueFiles
 from pymq.store.flush import FlushSchedule
+from pymq.store.limits import check_limits, checked_length
 from pymq.store.queues import ConsumeQueues
 from pymq.store.reader import QueueReader
 from pymq.store.recovery import dispatch_record, recover
@@ -216,7 +217,7 @@ class MessageStore:
             raise MessageIllegal("the properties hold half a UTF-16 pair") from None
         body_length, text_length = len(body), len(text)
         if body_length > self._max_body or text_length > PROPERTIES_MAX_LENGTH or "\0" in properties:
-            self._check_limits(body, properties, text)
+            check_limits(body, properties, text, self._max_body)
         size = queue.record_base + len(born_host) + body_length + text_length
         if queue.position >= queue.tail.limit:
             queue.make_room(1)
@@ -296,7 +297,8 @@ class MessageStore:
         if not entries:
             raise MessageIllegal("a batch without messages")
         queue = self._queues.make(topic, queue_id)
-        size = sum(self._checked_size(queue, entry, born_host) for entry in entries)
+        fixed = queue.record_base + len(born_host)
+        size = sum(fixed + checked_length(entry, self._max_body) for entry in entries)
         queue.make_room(len(entries))
         if self._log.position + size > self._log.tail.limit:
             self._log.make_room(size)
@@ -320,29 +322,6 @@ class MessageStore:
                 )
             )
         return results
-
-    def _checked_size(self, queue: ConsumeQueue, entry: BatchEntry, born_host: bytes) -> int:
-        """The size of a batch entry's record. MessageIllegal for one that `put` would refuse."""
-        try:
-            text = entry.properties.encode()
-        except UnicodeEncodeError:
-            raise MessageIllegal("the properties hold half a UTF-16 pair") from None
-        self._check_limits(entry.body, entry.properties, text)
-        if not -(2**31) <= entry.flag < 2**31:
-            raise MessageIllegal(f"the flag {entry.flag} does not fit 32 bits")
-        return queue.record_base + len(born_host) + len(entry.body) + len(text)
-
-    def _check_limits(self, body: bytes, properties: str, text: bytes) -> None:
-        """MessageIllegal for a message over the limits, or one that recovery would take for torn."""
-        if len(body) > self._config.max_message_bytes:
-            limit = self._config.max_message_bytes
-            raise MessageIllegal(f"a body of {len(body)} bytes is over the limit of {limit} (maxMessageSize)")
-        if len(text) > PROPERTIES_MAX_LENGTH:
-            raise MessageIllegal(
-                f"properties of {len(text)} bytes are over the limit of {PROPERTIES_MAX_LENGTH}"
-            )
-        if looks_torn(properties):
-            raise MessageIllegal("the properties end in NUL, or hold hundreds of them in a row")
 
     def _dispatch_recovered(self, record: MessageRecord) -> None:
         """What `put` does behind the record, for one that is in the log already."""

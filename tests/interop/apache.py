@@ -144,9 +144,9 @@ def _start(kind: str, main: str, version: str, folder: Path, heap: str, conf: Ma
     return Server(f"{kind}-{version}", command, folder, {**os.environ, "ROCKETMQ_HOME": str(home)})
 
 
-def apache_name_server(version: str, folder: Path) -> Node:
-    """Start Apache's name server and wait until it listens."""
-    port = free_port()
+def apache_name_server(version: str, folder: Path, port: int = 0) -> Node:
+    """Start Apache's name server (on a free port if none is given) and wait until it listens."""
+    port = port or free_port()
     main = "org.apache.rocketmq.namesrv.NamesrvStartup"
     node = Node(_start("namesrv", main, version, folder, "-Xmx128m", {"listenPort": port}), port, folder)
     node.server.wait_for_port(port)

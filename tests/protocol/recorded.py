@@ -35,13 +35,17 @@ class RecordedFrame(msgspec.Struct):
 
 
 class MalformedCase(msgspec.Struct):
-    """What one Apache server did with one hand-made request: `reply`, `closed` or `silent`."""
+    """What one Apache server did with one hand-made request: `reply`, `closed` or `silent`.
+
+    `sent` and `reply` are whole frames in hex.
+    """
 
     server: str
     role: str
     case: str
     sent: str
     outcome: str
+    reply: str
 
 
 @functools.cache
