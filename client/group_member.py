@@ -195,7 +195,6 @@ class GroupMember:
             self._subscriptions[queue.topic],
             process_queue,
             self,
-            commits=not self._broadcast,
         )
         name = f"pymq pull {queue.topic} {queue.broker_name}:{queue.queue_id}"
         self._owned[queue] = process_queue

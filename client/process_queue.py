@@ -14,7 +14,6 @@ class ProcessQueue:
 
     Attributes:
         queue: the queue.
-        begin_offset: where this member began.
         next_offset: where the next pull begins.
         is_dropped: the queue is another member's now; what comes late is of no effect.
         size_bytes: bodies of the messages held.
@@ -23,7 +22,6 @@ class ProcessQueue:
 
     def __init__(self, queue: MessageQueue, next_offset: int) -> None:
         self.queue = queue
-        self.begin_offset = next_offset
         self.next_offset = next_offset
         self.is_dropped = False
         self.size_bytes = 0

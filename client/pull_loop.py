@@ -65,10 +65,7 @@ class PullLoop:
         subscription: SubscriptionData,
         process_queue: ProcessQueue,
         puller: Puller,
-        *,
-        commits: bool,
     ) -> None:
-        """`commits`: pulls carry the offset to commit along (clustering)."""
         self._pool = pool
         self._routes = routes
         self._clock = clock
@@ -77,7 +74,6 @@ class PullLoop:
         self._subscription = subscription
         self._process_queue = process_queue
         self._puller = puller
-        self._commits = commits
         self._broker_id = MASTER_ID
         self._is_failing = False
 
@@ -91,8 +87,8 @@ class PullLoop:
                 continue
             address = ""
             try:
-                broker_id, address = self._broker()
-                self._take(await self._pull(address, broker_id, room))
+                address = self._broker()
+                self._take(await self._pull(address, room))
                 self._is_failing = False
             except PymqError as error:
                 self._failed(address, error)
@@ -106,22 +102,19 @@ class PullLoop:
         self._broker_id = MASTER_ID
         self._puller.troubled(address, error)
 
-    def _broker(self) -> tuple[int, str]:
+    def _broker(self) -> str:
         """The broker to ask: the one that the last answer suggested, else the next higher id, else any."""
         name = self._process_queue.queue.broker_name
         replicas = self._routes.replicas(name)
         for broker_id in (self._broker_id, self._broker_id + 1, *replicas):
             if broker_id in replicas:
-                return broker_id, replicas[broker_id]
+                return replicas[broker_id]
         raise ConnectFailed("", f"no address of broker {name} is known")
 
-    async def _pull(self, address: str, broker_id: int, room: int) -> Reply:
+    async def _pull(self, address: str, room: int) -> Reply:
         process_queue = self._process_queue
         queue = process_queue.queue
         flags = PullFlag.SUSPEND | PullFlag.SUBSCRIPTION
-        commit_offset = process_queue.committable if self._commits else 0
-        if commit_offset > process_queue.begin_offset and broker_id == MASTER_ID:
-            flags |= PullFlag.COMMIT_OFFSET
         process_queue.last_pull_ms = self._clock.now_ms()
         header = PullMessageRequest(
             consumer_group=self._group,
@@ -130,7 +123,7 @@ class PullLoop:
             queue_offset=process_queue.next_offset,
             max_msg_nums=min(room, self._settings.pull_batch),
             sys_flag=flags,
-            commit_offset=commit_offset,
+            commit_offset=0,  # not along with pulls: see BrokerOffsets
             suspend_timeout_millis=int(self._settings.suspend_s * 1000),
             subscription=self._subscription.sub_string,
             sub_version=self._subscription.sub_version,

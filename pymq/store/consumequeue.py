@@ -170,12 +170,15 @@ class ConsumeQueue:
     def first_offset(self, holds: Callable[[int, int, int], bool]) -> int:
         """The first number whose unit satisfies `holds`, given that all after it do too; else max_offset."""
         low, high = self._segments.start // CQ_STORE_UNIT_SIZE, self.max_offset
+        # Doubling steps first: the usual queue is short, or answers at its first unit.
+        step = 1
         while low < high:
             middle = (low + high) // 2
-            if holds(*self._unit_on_file(middle)):
-                high = middle
+            probe = min(low + step - 1, middle) if step else middle
+            if holds(*self._unit_on_file(probe)):
+                high, step = probe, 0
             else:
-                low = middle + 1
+                low, step = probe + 1, 2 * step
         return low
 
     def _unit_on_file(self, offset: int) -> tuple[int, int, int]:
@@ -187,7 +190,7 @@ class ConsumeQueue:
 
     def last_unit(self) -> tuple[int, int, int] | None:
         """The newest unit that stands for a message, or None."""
-        unit = self.unit(self.max_offset - 1) if self.max_offset else None
+        unit = self._unit_on_file(self.max_offset - 1) if self.max_offset else None
         return None if unit is None or unit[1] == BLANK_UNIT_SIZE else unit
 
     # -- opening, recovery, closing

@@ -22,7 +22,7 @@ def check_limits(body: bytes, properties: str, text: bytes, max_body: int) -> No
 
 
 def checked_length(entry: BatchEntry, max_body: int) -> int:
-    """Bytes that a batch entry adds to a record's fixed part. MessageIllegal for one that may not be stored."""
+    """What a batch entry adds to a record's fixed size, in bytes. MessageIllegal for one not to be stored."""
     try:
         text = entry.properties.encode()
     except UnicodeEncodeError:
