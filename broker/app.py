@@ -108,6 +108,7 @@ class Broker:
         saved_offsets = self._saved("consumerOffset", offsets, starting)
         topics.on_change.append(lambda _: saved_topics.changed())
         groups.on_change.append(lambda _: saved_groups.changed())
+        _find_lost_topics(topics, store)
 
         clients, figures = LiveClients(clock), Figures(clock)
         registration = Registration(config, identity, topics, self._name_server_pool)
@@ -116,12 +117,14 @@ class Broker:
         clients.on_change.append(members.notify_changed)
         clients.on_heartbeat.append(lambda group: arrivals.wake_group(group.name))
         table = merge(
-            SendProcessor(config, topics, store, clock, figures).table,
+            SendProcessor(config, topics, groups, store, clock, figures).table,
             PullProcessor(config, topics, groups, offsets, clients, arrivals, store, figures).table,
             OffsetProcessor(offsets, store).table,
             members.table,
-            TopicProcessor(config, topics, store, arrivals, registration.register_topic).table,
-            GroupProcessor(config, groups, offsets, topics, clients, store).table,
+            TopicProcessor(
+                config, topics, store, arrivals, registration.register_topic, saved_topics.save
+            ).table,
+            GroupProcessor(config, groups, offsets, topics, clients, store, saved_groups.save).table,
             BrokerInfoProcessor(config, figures, store, disk, clock).table,
         )
 
@@ -223,6 +226,19 @@ class Broker:
                     log.exception("a periodic task failed; it goes on")
 
         starting.callback(asyncio.ensure_future(repeat()).cancel)
+
+
+def _find_lost_topics(topics: TopicTable, store: MessageStore) -> None:
+    """Make the topics whose messages the store has, but which a crash kept from being saved."""
+    last_queue: dict[str, int] = {}
+    newest_ms: dict[str, int] = {}
+    for topic, queue_id in store.queues():
+        if topics.get(topic) is None:
+            stored_ms = store.store_time(topic, queue_id, store.max_offset(topic, queue_id) - 1)
+            last_queue[topic] = max(queue_id, last_queue.get(topic, 0))
+            newest_ms[topic] = max(stored_ms, newest_ms.get(topic, -1))
+    for topic, queue_id in last_queue.items():
+        topics.found(topic, queue_id, newest_ms[topic])
 
 
 async def _flush_in_time(store: MessageStore) -> None:

@@ -47,7 +47,9 @@ class Arrivals:
         """`capacity` is how many pulls are held at the most."""
         self._capacity = capacity
         self._count = 0
-        self._held: dict[Key, list[HeldPull]] = {}
+        # Dicts as sets that keep the order: the first who waits is the first to be woken.
+        self._held: dict[Key, dict[HeldPull, None]] = {}
+        self._by_connection: dict[Connection, set[HeldPull]] = {}
         self._woken: list[HeldPull] = []
 
     def __len__(self) -> int:
@@ -63,46 +65,55 @@ class Arrivals:
                 ResponseCode.SYSTEM_BUSY, "[OVERLOAD]system busy, start flow control for a while"
             )
         self._count += 1
-        self._held.setdefault(pull.key, []).append(pull)
-        pull.timer = asyncio.get_running_loop().call_later(timeout_ms / 1000, self._expire, pull)
+        self._held.setdefault(pull.key, {})[pull] = None
+        self._by_connection.setdefault(pull.connection, set()).add(pull)
+        pull.timer = asyncio.get_running_loop().call_later(timeout_ms / 1000, self._wake, pull)
 
     def notify(self, topic: str, queue_id: int, queue_offset: int, tags_code: int) -> None:
         """A message can be read at `queue_offset`: wake the pulls that want it."""
         held = self._held.get((topic, queue_id))
         if held is None:
             return
-        staying = []
-        for pull in held:
-            if queue_offset >= pull.offset and (pull.tag_codes is None or tags_code in pull.tag_codes):
-                self._wake(pull)
-            else:
-                staying.append(pull)
-        self._keep((topic, queue_id), staying)
+        wanting = [
+            pull
+            for pull in held
+            if queue_offset >= pull.offset and (pull.tag_codes is None or tags_code in pull.tag_codes)
+        ]
+        for pull in wanting:
+            self._wake(pull)
 
     def wake_topic(self, topic: str) -> None:
         """Wake all that wait for a topic: it was deleted or its configuration has changed."""
         for key in [key for key in self._held if key[0] == topic and key[1] != HEARTBEAT]:
-            for pull in self._held.pop(key):
-                self._wake(pull)
+            self._wake_all(key)
 
     def wake_group(self, group: str) -> None:
         """Wake all that wait for a heartbeat of their group."""
-        for pull in self._held.pop((group, HEARTBEAT), ()):
+        self._wake_all((group, HEARTBEAT))
+
+    def _wake_all(self, key: Key) -> None:
+        for pull in list(self._held.get(key, ())):
             self._wake(pull)
 
-    def _keep(self, key: Key, staying: list[HeldPull]) -> None:
-        if staying:
-            self._held[key] = staying
-        else:
-            self._held.pop(key, None)
-
     def _wake(self, pull: HeldPull) -> None:
-        if pull.timer is not None:
-            pull.timer.cancel()
-        self._count -= 1
+        self._let_go(pull)
+        of_connection = self._by_connection[pull.connection]
+        of_connection.discard(pull)
+        if not of_connection:
+            del self._by_connection[pull.connection]
         if not self._woken:
             asyncio.get_running_loop().call_soon(self._run_woken)
         self._woken.append(pull)
+
+    def _let_go(self, pull: HeldPull) -> None:
+        """It waits no more for its key, nor for its time limit."""
+        if pull.timer is not None:
+            pull.timer.cancel()
+        self._count -= 1
+        held = self._held[pull.key]
+        del held[pull]
+        if not held:
+            del self._held[pull.key]
 
     def _run_woken(self) -> None:
         woken, self._woken = self._woken, []
@@ -110,20 +121,10 @@ class Arrivals:
             # A consumer that does not read its answers gets no further ones until it does.
             pull.connection.when_writable(pull.rerun)
 
-    def _expire(self, pull: HeldPull) -> None:
-        self._keep(pull.key, [other for other in self._held.get(pull.key, []) if other is not pull])
-        self._wake(pull)
-
     def forget(self, connection: Connection) -> None:
         """Drop the pulls of a connection that has ended."""
-        for key, held in list(self._held.items()):
-            if any(pull.connection is connection for pull in held):
-                staying = [pull for pull in held if pull.connection is not connection]
-                for pull in held:
-                    if pull.connection is connection and pull.timer is not None:
-                        pull.timer.cancel()
-                self._count -= len(held) - len(staying)
-                self._keep(key, staying)
+        for pull in self._by_connection.pop(connection, ()):
+            self._let_go(pull)
 
     def close(self) -> None:
         """Drop all."""
@@ -132,5 +133,6 @@ class Arrivals:
                 if pull.timer is not None:
                     pull.timer.cancel()
         self._held.clear()
+        self._by_connection.clear()
         self._count = 0
         self._woken.clear()

@@ -1,8 +1,12 @@
 """How name servers know this broker (wire.md §7.3).
 
-One task for each name server: it registers at once and then every registerNameServerPeriod with the whole
-table, tells of topics that have changed the moment they do (those only: nothing here grows with the square of
-their number), and — once a name server was lost — tries every second until it is back.
+One task for each name server, and nobody else speaks to it: it registers at once and then every
+registerNameServerPeriod with the whole table, tells of topics that have changed the moment they do (those
+only: nothing here grows with the square of their number), and — once a name server was lost — tries every
+second until it is back.
+
+A name server ignores the topics of a registration whose data version it has seen already. So what is told
+must hold every topic that has changed up to its version: that is why one task tells it all, in order.
 """
 
 from __future__ import annotations
@@ -14,8 +18,9 @@ from collections.abc import Callable, Iterable
 import msgspec
 
 from pymq.broker.broker_config import BrokerConfig
+from pymq.broker.name_server_link import NameServerLink
 from pymq.broker.topics import TopicTable
-from pymq.errors import BodyError, ResponseError, TransportError
+from pymq.errors import BodyError, PymqError, ResponseError, TransportError
 from pymq.protocol.bodies.register import RegisterBrokerBody, body_crc32
 from pymq.protocol.bodies.tables import KVTable
 from pymq.protocol.bodies.topic_config import PERM_READ, PERM_WRITE, TopicConfigSerializeWrapper
@@ -30,8 +35,11 @@ from pymq.transport.pool import Pool
 
 log = logging.getLogger("pymq.broker.registration")
 
-RETRY_S = 1.0
-"""Between attempts at a name server that is away."""
+SHORTEST_PERIOD_S, LONGEST_PERIOD_S = 10.0, 60.0
+"""What registerNameServerPeriod is held to."""
+
+START_WAIT_S = 3.0
+"""How long the start waits for name servers that give no answer."""
 
 UNREGISTER_TIMEOUT_S = 3.0
 
@@ -47,10 +55,7 @@ class Identity(msgspec.Struct, frozen=True):
 
 
 class Registration:
-    """Keeps this broker registered with all its name servers.
-
-    `applied_order` is called with the topics of the name servers' ordered-topic config.
-    """
+    """Keeps this broker registered with all its name servers, and takes the ordered topics from them."""
 
     def __init__(
         self,
@@ -64,21 +69,37 @@ class Registration:
         self._topics = topics
         self._pool = make_pool(self._connection_lost)
         self._timeout_s = config.register_broker_timeout_mills / 1000
-        self._period_s = min(60.0, max(10.0, config.register_name_server_period / 1000))
-        self._links = {address: _Link(address) for address in config.namesrv_addresses}
+        period_s = config.register_name_server_period / 1000
+        self._period_s = min(LONGEST_PERIOD_S, max(SHORTEST_PERIOD_S, period_s))
+        self._links = {address: NameServerLink(address) for address in config.namesrv_addresses}
         self._tasks: list[asyncio.Task[None]] = []
+        self._applying_order = False
 
     async def start(self) -> None:
-        """Register with all name servers; those that are away are tried again in the background."""
-        for link in self._links.values():
-            await self._register(link)
-            self._tasks.append(asyncio.ensure_future(self._keep(link)))
+        """Register with all name servers at once; those that are away are tried again in the background.
+
+        Returns when each has answered or failed, after START_WAIT_S at the latest.
+        """
+        links = self._links.values()
+        self._tasks = [asyncio.ensure_future(self._keep(link)) for link in links]
+        first = [asyncio.ensure_future(link.tried.wait()) for link in links]
+        try:
+            if first:
+                await asyncio.wait(first, timeout=START_WAIT_S)
+        finally:
+            for waiting in first:
+                waiting.cancel()
+        for link in links:
+            if not link.tried.is_set():
+                log.warning("name server %s: no answer yet; starting without it", link.address)
 
     async def close(self) -> None:
         """Take the broker out of all name servers that can be reached."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        for link in self._links.values():
+            link.let_go()
         await asyncio.gather(*(self._unregister(link) for link in self._links.values() if link.registered))
         await self._pool.close()
 
@@ -87,22 +108,19 @@ class Registration:
 
         A consumer asks for the route of the topic that its first message has made, and tools for that of
         the retry topic that its first heartbeat has made: Apache, too, has told the name servers by then.
+        Only `order`, which came from them, can wait until there is something else to tell: two name servers
+        that do not agree about it would have no end of telling.
         """
         for link in self._links.values():
-            link.changed.add(topic)
-            if link.registered:
-                link.wake.set()
+            link.changed(topic, hurry=not self._applying_order)
 
     async def register_topic(self, topic: str) -> None:
-        """Tell all name servers of one topic, and wait for their answers: a route asked for now is right."""
-        config = self._topics.get(topic)
-        if config is None:
-            return
-        body = self._body([topic])
-        links = [link for link in self._links.values() if link.registered]
-        for link in links:
-            link.changed.discard(topic)
-        await asyncio.gather(*(self._send(link, body) for link in links))
+        """Wait until the name servers know of a topic's last change: a route that is asked for now is right.
+
+        Those that are away are not waited for.
+        """
+        told = [link.told_of(topic) for link in self._links.values() if link.registered]
+        await asyncio.gather(*(event.wait() for event in told if event is not None))
 
     @property
     def registered_with(self) -> list[str]:
@@ -111,26 +129,31 @@ class Registration:
 
     # -- one name server ----------------------------------------------------------------------------
 
-    async def _keep(self, link: _Link) -> None:
+    async def _keep(self, link: NameServerLink) -> None:
         while True:
-            due = False
-            if not (link.registered and link.changed):
-                due = await link.is_quiet_for(self._period_s if link.registered else RETRY_S)
-            if not link.registered:
-                await self._register(link)
-            elif link.changed:
-                await self._send(link, self._body(link.take_changed()))
-            elif due and await self._is_outdated(link):
-                await self._register(link)
+            try:
+                await link.has_work()
+                await self._tell(link)
+            except Exception:
+                log.exception("name server %s: registering failed; it goes on", link.address)
+                link.failed()
+
+    async def _tell(self, link: NameServerLink) -> None:
+        """Do what is due: register with the whole table, or tell of the topics that have changed."""
+        if link.registered and not link.is_due:
+            await self._send(link, whole=False)
+        elif link.registered and not await self._is_outdated(link):
+            link.next_whole(self._period_s)
+        else:
+            await self._send(link, whole=True)
 
     def _connection_lost(self, connection: Connection) -> None:
         link = self._links.get(connection.address)
         if link is not None and link.registered:
-            link.registered = False
             log.warning("name server %s was lost; registering again as soon as it is back", link.address)
-            link.wake.set()
+            link.lost()
 
-    async def _is_outdated(self, link: _Link) -> bool:
+    async def _is_outdated(self, link: NameServerLink) -> bool:
         """Whether to register again: always, unless forceRegister=false and the name server is up to date."""
         if self._config.force_register:
             return True
@@ -142,12 +165,8 @@ class Registration:
                 link.address, header, self._topics.data_version.encode(), timeout_s=self._timeout_s
             )
             return reply.read(QueryDataVersionResponse).changed
-        except (TransportError, ResponseError):
+        except PymqError:
             return True
-
-    async def _register(self, link: _Link) -> None:
-        link.take_changed()
-        await self._send(link, self._body(self._topics.names()))
 
     def _body(self, topics: Iterable[str]) -> bytes:
         table = {name: config for name in topics if (config := self._topics.get(name)) is not None}
@@ -157,9 +176,34 @@ class Registration:
         wrapper = TopicConfigSerializeWrapper(self._topics.data_version, table)
         return RegisterBrokerBody(wrapper).encode(compressed=self._config.compressed_register)
 
-    async def _send(self, link: _Link, body: bytes) -> None:
+    async def _send(self, link: NameServerLink, *, whole: bool) -> None:
+        """Tell the whole table, or of the topics that have changed since they were told last."""
+        with link.take_changed() as changed:
+            body = self._body(self._topics.names() if whole else changed)
+            try:
+                reply = await self._pool.call(
+                    link.address, self._header(body), body, timeout_s=self._timeout_s
+                )
+            except PymqError as error:
+                if link.registered or not link.complained:
+                    log.warning(
+                        "name server %s: not registered: %s; trying again every second", link.address, error
+                    )
+                link.complained = True
+                link.failed()
+                return
+            if not link.registered:
+                log.info("registered with name server %s as %s", link.address, self._identity.address)
+            link.registered = True
+            link.complained = False
+            if whole:
+                link.next_whole(self._period_s)
+                self._take_order(link, reply.body)
+            link.tried.set()
+
+    def _header(self, body: bytes) -> RegisterBrokerRequest:
         identity = self._identity
-        header = RegisterBrokerRequest(
+        return RegisterBrokerRequest(
             identity.name,
             identity.address,
             identity.cluster,
@@ -168,30 +212,24 @@ class Registration:
             self._config.compressed_register,
             body_crc32(body),
         )
-        try:
-            reply = await self._pool.call(link.address, header, body, timeout_s=self._timeout_s)
-        except (TransportError, ResponseError) as error:
-            if link.registered or not link.complained:
-                log.warning(
-                    "name server %s: not registered: %s; trying again every second", link.address, error
-                )
-            link.registered = False
-            link.complained = True
-            return
-        if not link.registered:
-            log.info("registered with name server %s as %s", link.address, identity.address)
-        link.registered = True
-        link.complained = False
-        if reply.body:
-            self._apply_order(link, reply.body)
 
-    def _apply_order(self, link: _Link, body: bytes) -> None:
+    def _take_order(self, link: NameServerLink, body: bytes) -> None:
+        """Set `order` on the topics that any name server lists; one that lists none says nothing about it."""
         try:
-            self._topics.apply_order(KVTable.decode(body).table)
+            link.ordered = frozenset(KVTable.decode(body).table) if body else None
         except BodyError as error:
             log.warning("name server %s: its ordered-topic config cannot be read: %s", link.address, error)
+            return
+        lists = [known.ordered for known in self._links.values() if known.ordered is not None]
+        if not lists:
+            return
+        self._applying_order = True
+        try:
+            self._topics.apply_order(frozenset().union(*lists))
+        finally:
+            self._applying_order = False
 
-    async def _unregister(self, link: _Link) -> None:
+    async def _unregister(self, link: NameServerLink) -> None:
         identity = self._identity
         header = UnregisterBrokerRequest(identity.name, identity.address, identity.cluster, identity.id)
         link.registered = False
@@ -199,31 +237,3 @@ class Registration:
             await self._pool.call(link.address, header, timeout_s=UNREGISTER_TIMEOUT_S)
         except (TransportError, ResponseError) as error:
             log.warning("name server %s: not told that this broker stops: %s", link.address, error)
-
-
-class _Link:
-    """What is known of one name server; `changed`: the topics that it must still be told of."""
-
-    __slots__ = ("address", "changed", "complained", "registered", "wake")
-
-    def __init__(self, address: str) -> None:
-        self.address = address
-        self.registered = False
-        self.complained = False
-        self.changed: set[str] = set()
-        self.wake = asyncio.Event()
-
-    async def is_quiet_for(self, seconds: float) -> bool:
-        """Wait for a reason to tell it something: False as soon as there is one, True after `seconds`."""
-        self.wake.clear()
-        try:
-            async with asyncio.timeout(seconds):
-                await self.wake.wait()
-        except TimeoutError:
-            return True
-        return False
-
-    def take_changed(self) -> set[str]:
-        """The topics to tell of; what changes from here on counts anew."""
-        changed, self.changed = self.changed, set()
-        return changed

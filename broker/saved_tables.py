@@ -1,12 +1,13 @@
 """Tables that follow their memory on disk as JSON files: topics, groups, offsets (store.md §8).
 
-A file is written at most once a second, off the loop's thread, and always whole: a crash at any byte
-leaves the old or the new one.
+A file is written off the loop's thread and always whole: a crash at any byte leaves the old or the new one.
+Changes are gathered for a second, but for those that somebody waits for.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from typing import Protocol
 
@@ -39,6 +40,8 @@ class SavedTable:
         self._disk = disk
         self._interval_s = interval_s
         self._dirty = False
+        self._hurry = asyncio.Event()
+        self._waiting: list[asyncio.Future[None]] = []
         self._writing: asyncio.Task[None] | None = None
 
     def load(self) -> None:
@@ -73,22 +76,49 @@ class SavedTable:
         if self._writing is None:
             self._writing = asyncio.ensure_future(self._write_soon())
 
+    async def save(self) -> None:
+        """Write the table now, together with all who ask while another writing is under way.
+
+        Raises StoreError when it cannot be written; it is tried again in the background nevertheless.
+        """
+        waiting = asyncio.get_running_loop().create_future()
+        self._waiting.append(waiting)
+        self._hurry.set()
+        self.changed()
+        await waiting
+
     async def _write_soon(self) -> None:
         try:
             while self._dirty:
-                await asyncio.sleep(self._interval_s)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(self._interval_s):
+                        await self._hurry.wait()
                 await self._write()
         finally:
             self._writing = None
 
     async def _write(self) -> None:
         self._dirty = False
+        self._hurry.clear()
+        waiting, self._waiting = self._waiting, []
         snapshot = self._table.snapshot()
+        failure: StoreError | None = None
         try:
             await self._disk.write_text(self._path, await asyncio.to_thread(_encode, snapshot))
         except StoreError as error:
             self._dirty = True
+            failure = error
             log.error("%s was not saved, trying again: %s", self._path, error)
+        except asyncio.CancelledError:
+            self._waiting = waiting + self._waiting
+            raise
+        for future in waiting:
+            if future.done():
+                continue
+            if failure is None:
+                future.set_result(None)
+            else:
+                future.set_exception(failure)
 
     async def close(self) -> None:
         """Write what is not saved yet."""

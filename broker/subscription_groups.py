@@ -5,11 +5,16 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
+import msgspec
+
 from pymq.broker.broker_config import BrokerConfig
+from pymq.broker.name_checks import QUEUES_MAX, group_fault, within
 from pymq.clock import Clock
+from pymq.errors import ResponseError
 from pymq.protocol import tolerant_json
 from pymq.protocol.bodies.subscription import SubscriptionGroupConfig, SubscriptionGroupWrapper
 from pymq.protocol.bodies.topic_config import DataVersion
+from pymq.protocol.codes import ResponseCode
 
 log = logging.getLogger("pymq.broker.groups")
 
@@ -44,11 +49,17 @@ class SubscriptionGroups:
         return self._table.get(group)
 
     def get_or_create(self, group: str) -> SubscriptionGroupConfig | None:
-        """A group's configuration, made with defaults on first use where that is allowed; else None."""
+        """A group's configuration, made with defaults on first use where that is allowed; else None.
+
+        Raises ResponseError SYSTEM_ERROR for a new group whose name breaks the rules.
+        """
         config = self._table.get(group)
         if config is None and (
             self._config.auto_create_subscription_group or group.startswith(SYSTEM_GROUP_PREFIX)
         ):
+            fault = group_fault(group)
+            if fault is not None:
+                raise ResponseError(ResponseCode.SYSTEM_ERROR, fault)
             config = SubscriptionGroupConfig(group_name=group)
             log.info("subscription group %s created on first use", group)
             self.put(config)
@@ -78,5 +89,10 @@ class SubscriptionGroups:
     def load(self, text: str) -> None:
         """Overlay the built-in groups by what a file holds. Raises BodyError."""
         body = tolerant_json.decode(text.encode(), SubscriptionGroupWrapper)
-        self._table.update(body.subscription_group_table)
+        for name, group in body.subscription_group_table.items():
+            queues = within(group.retry_queue_nums, QUEUES_MAX)
+            if queues != group.retry_queue_nums:
+                log.warning("group %s: retryQueueNums=%d taken as %d", name, group.retry_queue_nums, queues)
+                group = msgspec.structs.replace(group, retry_queue_nums=queues)
+            self._table[name] = group
         self.data_version = body.data_version

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 import msgspec
 
 from pymq.broker.broker_config import BrokerConfig
+from pymq.broker.name_checks import NOT_FOR_SENDING, PERM_MAX, QUEUES_MAX, within
 from pymq.clock import Clock
 from pymq.protocol import tolerant_json
 from pymq.protocol.bodies.topic_config import (
@@ -30,6 +31,9 @@ RETRY_PREFIX = "%RETRY%"
 DLQ_PREFIX = "%DLQ%"
 SYSTEM_PREFIX = "rmq_sys_"
 
+FOUND_QUEUE_NUMS = 4
+"""Queues that a found topic has at least: what clients ask for on first use."""
+
 
 class TopicTable:
     """Topic name → configuration.
@@ -45,7 +49,9 @@ class TopicTable:
         self._table = {topic.topic_name: topic for topic in _system_topics(config)}
         self.get = self._table.get
         """A topic's configuration, or None. Bound once: every send and pull asks."""
-        self._system = frozenset(self._table)
+        self._system = frozenset([*self._table, AUTO_CREATE_TOPIC])
+        self.saved_ms = 0
+        """When the table that was loaded had last changed, ms since 1970; 0 when none was."""
         self.data_version = DataVersion(counter=0, timestamp=clock.now_ms())
 
     def __len__(self) -> int:
@@ -83,6 +89,9 @@ class TopicTable:
 
         Retry topics need no template.
         """
+        sys_flag = 0
+        if is_unit:
+            sys_flag = TOPIC_UNIT_SUB if topic.startswith(RETRY_PREFIX) else TOPIC_UNIT
         template = self._table.get(template_name)
         if template is not None and template.perm & PERM_INHERIT:
             queues = max(0, min(queue_nums, template.write_queue_nums))
@@ -92,12 +101,10 @@ class TopicTable:
                 write_queue_nums=queues,
                 perm=template.perm & ~PERM_INHERIT,
                 topic_filter_type=template.topic_filter_type,
-                topic_sys_flag=TOPIC_UNIT if is_unit else 0,
+                topic_sys_flag=sys_flag,
             )
         elif topic.startswith(RETRY_PREFIX):
-            created = TopicConfig(
-                topic_name=topic, read_queue_nums=1, write_queue_nums=1, perm=PERM_READ | PERM_WRITE
-            )
+            created = _plain(topic, 1, sys_flag)
         else:
             return None
         log.info("topic %s created on first use, %d queues", topic, created.write_queue_nums)
@@ -108,15 +115,38 @@ class TopicTable:
         """Make the retry topic of a consumer group if it is missing."""
         name = RETRY_PREFIX + group
         if name not in self._table and queue_nums > 0:
-            self.put(
-                TopicConfig(
-                    topic_name=name,
-                    read_queue_nums=queue_nums,
-                    write_queue_nums=queue_nums,
-                    perm=PERM_READ | PERM_WRITE,
-                    topic_sys_flag=TOPIC_UNIT_SUB if is_unit else 0,
-                )
-            )
+            self.put(_plain(name, queue_nums, TOPIC_UNIT_SUB if is_unit else 0))
+
+    def ensure_dlq_topic(self, group: str) -> TopicConfig:
+        """The dead letter topic of a consumer group, made if it is missing."""
+        name = DLQ_PREFIX + group
+        topic = self._table.get(name)
+        if topic is None:
+            topic = _plain(name, 1)
+            self.put(topic)
+        return topic
+
+    def found(self, topic: str, last_queue_id: int, newest_ms: int) -> None:
+        """The store has queues of this topic: make it, if it was lost in a crash.
+
+        A topic made on first use reaches the file within a second or two. What is older than the file, but
+        not in it, was deleted: recovery brings a deleted topic's queues back when their records are still
+        in the log.
+
+        Args:
+            topic: its name.
+            last_queue_id: the highest of its queues.
+            newest_ms: when its newest message was stored.
+        """
+        if topic in self._table or topic in NOT_FOR_SENDING:
+            return
+        if newest_ms < self.saved_ms:
+            log.info("topic %s was deleted; the queues that recovery found in the log stay unused", topic)
+            return
+        at_least = 1 if topic.startswith((RETRY_PREFIX, DLQ_PREFIX)) else FOUND_QUEUE_NUMS
+        queues = within(max(at_least, last_queue_id + 1), QUEUES_MAX)
+        log.warning("topic %s has messages but was not saved before a crash: made with %d queues", topic, queues)
+        self.put(_plain(topic, queues))
 
     def apply_order(self, ordered: Iterable[str]) -> None:
         """Set `order` on exactly these topics: the name server's ORDER_TOPIC_CONFIG (wire.md §7.3)."""
@@ -135,10 +165,53 @@ class TopicTable:
         return TopicConfigSerializeWrapper(self.data_version, dict(self._table))
 
     def load(self, text: str) -> None:
-        """Overlay the system topics by what a file holds. Raises BodyError."""
+        """Overlay the system topics by what a file holds. Raises BodyError.
+
+        The configuration decides what may be created on first use, whatever it was when the file was written.
+        """
         body = tolerant_json.decode(text.encode(), TopicConfigSerializeWrapper)
-        self._table.update(body.topic_config_table)
+        for name, stored in body.topic_config_table.items():
+            if name == AUTO_CREATE_TOPIC:
+                continue
+            topic = _bounded(stored)
+            if name in (self._config.broker_cluster_name, self._config.broker_name):
+                topic = msgspec.structs.replace(topic, perm=self._table[name].perm)
+            self._table[name] = topic
         self.data_version = body.data_version
+        self.saved_ms = body.data_version.timestamp
+
+
+def _plain(name: str, queues: int, sys_flag: int = 0) -> TopicConfig:
+    """A topic that is read and written."""
+    return TopicConfig(
+        topic_name=name,
+        read_queue_nums=queues,
+        write_queue_nums=queues,
+        perm=PERM_READ | PERM_WRITE,
+        topic_sys_flag=sys_flag,
+    )
+
+
+def _bounded(topic: TopicConfig) -> TopicConfig:
+    """The topic with numbers that a request may set, and a log line if it had others."""
+    bounded = msgspec.structs.replace(
+        topic,
+        read_queue_nums=within(topic.read_queue_nums, QUEUES_MAX),
+        write_queue_nums=within(topic.write_queue_nums, QUEUES_MAX),
+        perm=topic.perm & PERM_MAX,
+    )
+    if bounded != topic:
+        log.warning(
+            "topic %s: readQueueNums=%d, writeQueueNums=%d, perm=%d taken as %d, %d, %d",
+            topic.topic_name,
+            topic.read_queue_nums,
+            topic.write_queue_nums,
+            topic.perm,
+            bounded.read_queue_nums,
+            bounded.write_queue_nums,
+            bounded.perm,
+        )
+    return bounded
 
 
 def _system_topics(config: BrokerConfig) -> Iterable[TopicConfig]:

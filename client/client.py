@@ -128,9 +128,11 @@ class Client:
             queue: the very queue to send it to.
             timeout: seconds for all attempts together.
 
-        Raises MessageInvalid, RouteNotFound, NameServersUnreachable, SendFailed, ClientClosed.
+        Raises MessageInvalid, RouteNotFound, NameServersUnreachable, SendFailed, ClientClosed, and ValueError
+        for a `timeout` that is not above 0.
         """
         self._instance.check_running()
+        _check_timeout(timeout)
         message = _message(body, tags, keys, properties, flag, shard_by)
         return await self._instance.producer.send(topic, message, timeout, queue)
 
@@ -149,9 +151,11 @@ class Client:
     ) -> asyncio.Future[SendResult]:
         """As `send`, without waiting: the future gives the result, or raises what `send` would have raised.
 
-        Raises BufferFull when 10,000 messages or 64 MiB are under way (see Settings); ClientClosed.
+        Raises BufferFull when 10,000 messages or 64 MiB are under way (see Settings); ClientClosed; and
+        ValueError for a `timeout` that is not above 0.
         """
         self._instance.check_running()
+        _check_timeout(timeout)
         message = _message(body, tags, keys, properties, flag, shard_by)
         return self._instance.producer.send_nowait(topic, message, timeout, queue)
 
@@ -177,6 +181,7 @@ class Client:
         Raises as `send`.
         """
         self._instance.check_running()
+        _check_timeout(timeout)
         message = _message(body, tags, keys, properties, flag, shard_by)
         await self._instance.producer.send_oneway(topic, message, timeout, queue)
 
@@ -194,6 +199,7 @@ class Client:
         was not stored.
         """
         self._instance.check_running()
+        _check_timeout(timeout)
         return await self._instance.producer.send_batch(topic, messages, timeout, queue)
 
     async def queues(self, topic: str) -> list[MessageQueue]:
@@ -290,6 +296,11 @@ class _Membership:
 
     async def leave(self, member: GroupMember) -> None:
         await self._instance.leave(member)
+
+
+def _check_timeout(timeout_s: float) -> None:
+    if not timeout_s > 0:  # written so that it holds for NaN, too
+        raise ValueError(f"timeout={timeout_s!r}: expected seconds above 0")
 
 
 def _message(

@@ -14,9 +14,8 @@ from pymq.disk import Disk
 from pymq.errors import BodyError, ConnectFailed, PymqError
 from pymq.protocol import tolerant_json
 from pymq.protocol.bodies import MASTER_ID, MessageQueue
-from pymq.protocol.bodies.body import Body
+from pymq.protocol.bodies.body import Body, Long
 from pymq.protocol.codes import ResponseCode
-from pymq.protocol.header import Long
 from pymq.protocol.headers.messaging import (
     QueryConsumerOffsetRequest,
     QueryConsumerOffsetResponse,

@@ -13,9 +13,8 @@ from pymq.client.group_member import GroupMember
 from pymq.errors import PymqError, ResponseError
 from pymq.protocol import tolerant_json
 from pymq.protocol.bodies import MessageQueue
-from pymq.protocol.bodies.body import Body
+from pymq.protocol.bodies.body import Body, Long
 from pymq.protocol.codes import ResponseCode
-from pymq.protocol.header import Long
 from pymq.protocol.headers.groups import (
     GetConsumerRunningInfoRequest,
     GetConsumerStatusFromClientRequest,

@@ -7,6 +7,7 @@ of a sync, are `StoreBroken`, after which nothing is sure to be on disk until a 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import fcntl
 import functools
@@ -17,7 +18,7 @@ import queue
 import shutil
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any, Protocol
 
 import aiofiles
@@ -37,6 +38,8 @@ Deliver = Callable[[Callable[[], None]], object]
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _NO_FALLOCATE = {errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
 _ZEROS = bytes(1 << 20)
+_SYNC_ONE_BY_ONE = 64
+"""Up to so many files are synced one by one: a whole file system may hold much that is not ours."""
 
 
 class DiskUsage(msgspec.Struct, frozen=True):
@@ -149,6 +152,13 @@ class Disk(Protocol):
         """A handle of a file of `size` bytes; nothing is touched yet."""
         ...
 
+    def sync_many(self, files: Collection[MappedFile]) -> None:
+        """Bring the data and the folder entries of many files to the disk, in far less time than one by one.
+
+        StoreBroken. Files that are gone need no sync.
+        """
+        ...
+
     def lock(self, path: str) -> FileLock:
         """Lock byte 0 of the file, as RocketMQ does. StoreLocked when somebody holds it."""
         ...
@@ -245,6 +255,26 @@ def _sync_folder(path: str) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _sync_file_systems(paths: Iterator[str]) -> bool:
+    """Bring the whole file systems that hold these files to the disk; False where the system cannot."""
+    syncfs = getattr(ctypes.CDLL(None, use_errno=True), "syncfs", None)
+    if syncfs is None:
+        return False
+    path_by_device: dict[int, str] = {}
+    for path in paths:
+        with contextlib.suppress(FileNotFoundError):
+            path_by_device.setdefault(os.stat(path).st_dev, path)
+    for path in path_by_device.values():
+        with _told(path, "sync", sync=True):
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                if syncfs(descriptor):
+                    raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+            finally:
+                os.close(descriptor)
+    return True
 
 
 def _allocate(descriptor: int, offset: int, end: int) -> None:
@@ -518,6 +548,11 @@ class SystemDisk:
 
     def file(self, path: str, size: int) -> MappedFile:
         return SystemFile(path, size)
+
+    def sync_many(self, files: Collection[MappedFile]) -> None:
+        if len(files) <= _SYNC_ONE_BY_ONE or not _sync_file_systems(file.path for file in files):
+            for file in files:
+                file.sync()
 
     def lock(self, path: str) -> FileLock:
         with _told(path, "lock"):

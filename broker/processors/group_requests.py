@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 
 from pymq.store.messagestore import MessageStore
 
 from pymq.broker.broker_config import BrokerConfig
 from pymq.broker.consumer_offsets import ConsumerOffsetTable
 from pymq.broker.live_clients import LiveClients
+from pymq.broker.name_checks import group_fault, queues_fault
 from pymq.broker.subscription_groups import SubscriptionGroups
 from pymq.broker.topics import TopicTable
 from pymq.errors import ResponseError
@@ -34,7 +35,10 @@ log = logging.getLogger("pymq.broker.groups")
 
 
 class GroupProcessor:
-    """Serves those who set up subscription groups and look at their progress."""
+    """Serves those who set up subscription groups and look at their progress.
+
+    `save` returns when the groups are on the disk; it raises StoreError when they cannot be written.
+    """
 
     def __init__(
         self,
@@ -44,6 +48,7 @@ class GroupProcessor:
         topics: TopicTable,
         clients: LiveClients,
         store: MessageStore,
+        save: Callable[[], Awaitable[None]],
     ) -> None:
         self._config = config
         self._groups = groups
@@ -51,6 +56,7 @@ class GroupProcessor:
         self._topics = topics
         self._clients = clients
         self._store = store
+        self._save = save
 
     @property
     def table(self) -> Iterable[tuple[RequestCode, Row]]:
@@ -66,22 +72,27 @@ class GroupProcessor:
             row(QueryTopicConsumeByWhoRequest, self.consumed_by),
         ]
 
-    def update(self, request: Request[UpdateAndCreateSubscriptionGroupRequest]) -> Answer:
-        """Create or change a group."""
+    async def update(self, request: Request[UpdateAndCreateSubscriptionGroupRequest]) -> Answer:
+        """Create or change a group; answered once that is on the disk."""
         group = SubscriptionGroupConfig.decode(request.body)
-        if not group.group_name or group.group_name.isspace():
-            raise ResponseError(ResponseCode.SYSTEM_ERROR, "groupName is blank")
+        # The name of a group that exists is right as it is: another broker may have let it in.
+        fault = None if self._groups.get(group.group_name) else group_fault(group.group_name)
+        fault = fault or queues_fault("retryQueueNums", group.retry_queue_nums)
+        if fault is not None:
+            raise ResponseError(ResponseCode.SYSTEM_ERROR, fault)
         self._groups.put(group)
         log.info("subscription group %s set by %s", group.group_name, request.connection.address)
+        await self._save()
         return Answer()
 
-    def delete(self, request: Request[DeleteSubscriptionGroupRequest]) -> Answer:
+    async def delete(self, request: Request[DeleteSubscriptionGroupRequest]) -> Answer:
         """Delete a group, and its offsets if asked to."""
         header = request.header
         if self._groups.delete(header.group_name):
             log.info("subscription group %s deleted by %s", header.group_name, request.connection.address)
         if header.remove_offset or header.clean_offset:
             self._offsets.remove_group(header.group_name)
+        await self._save()
         return Answer()
 
     def all_groups(self, request: Request[GetAllSubscriptionGroupConfigRequest]) -> Answer:

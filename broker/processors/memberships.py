@@ -59,8 +59,9 @@ class MembershipProcessor:
         """A client and its groups. The answer's version tells clients what the broker can."""
         data = HeartbeatData.decode(request.body)
         connection, command = request.connection, request.command
-        for consumer in data.consumer_data_set:
-            group = self._groups.get_or_create(consumer.group_name)
+        # All names are looked at first: a heartbeat that is refused lets nobody join.
+        groups = [self._groups.get_or_create(consumer.group_name) for consumer in data.consumer_data_set]
+        for consumer, group in zip(data.consumer_data_set, groups, strict=True):
             if group is None:
                 continue
             self._topics.ensure_retry_topic(group.group_name, group.retry_queue_nums, consumer.unit_mode)

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pymq.store.messagestore import MessageStore
 
 from pymq.broker.consumer_offsets import ConsumerOffsetTable
+from pymq.broker.name_checks import group_fault, topic_fault
 from pymq.errors import ResponseError
 from pymq.protocol.codes import RequestCode, ResponseCode
 from pymq.protocol.headers.messaging import (
@@ -59,8 +60,16 @@ class OffsetProcessor:
         )
 
     def commit(self, request: Request[UpdateConsumerOffsetRequest]) -> Answer:
-        """Store a group's offset, whatever it is."""
+        """Store a group's offset, whatever it is, also of a topic or group that is not known.
+
+        Apache stores it under any name as well; but no client may give topic or group such a name.
+        """
         header = request.header
+        fault = topic_fault(header.topic) or group_fault(header.consumer_group)
+        if fault is None and header.queue_id < 0:
+            fault = f"queueId={header.queue_id}: expected 0 or more"
+        if fault is not None:
+            raise ResponseError(ResponseCode.SYSTEM_ERROR, f"offset not stored: {fault}")
         self._offsets.commit(header.consumer_group, header.topic, header.queue_id, header.commit_offset)
         return Answer()
 

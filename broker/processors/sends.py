@@ -6,11 +6,11 @@ The way of one send: topic (made from a template if need be) → queue → prope
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 
 from pymq.broker.broker_config import BrokerConfig
 from pymq.broker.figures import Figures
+from pymq.broker.name_checks import NOT_FOR_SENDING, topic_fault
 from pymq.broker.topics import TopicTable
 from pymq.clock import Clock
 from pymq.errors import MessageIllegal, ResponseError, StoreError
@@ -31,22 +31,9 @@ from pymq.protocol.tag_filter import tags_code
 from pymq.store.messagestore import MessageStore
 from pymq.transport.dispatch import Answer, Request, Row, row
 
-NAME_PATTERN = re.compile(r"[%|a-zA-Z0-9_-]+")
-"""Topics and groups (wire.md §6.4)."""
-
-TOPIC_MAX_LENGTH = 127
-
-NOT_FOR_SENDING = frozenset(
-    [
-        "SCHEDULE_TOPIC_XXXX",
-        "RMQ_SYS_TRANS_HALF_TOPIC",
-        "RMQ_SYS_TRANS_OP_HALF_TOPIC",
-        "TRANS_CHECK_MAX_TIME_TOPIC",
-        "SELF_TEST_TOPIC",
-        "OFFSET_MOVED_EVENT",
-    ]
-)
-"""semantics.md §1.2, check 4."""
+_KEPT_FLAGS = ~(HOST_MASK | TRANSACTION_MASK)
+"""A client's sysFlag bits that are believed: hosts are the broker's to say, and a message that its properties
+do not call transactional is none (semantics.md §1.6)."""
 
 SendHeader = SendMessageRequest | SendMessageRequestV2
 
@@ -65,9 +52,10 @@ class SendProcessor:
         self._config = config
         self._topics = topics
         self._store = store
+        self._put = store.put
         self._clock = clock
         self._figures = figures
-        self._cluster = names.CLUSTER + names.NAME_VALUE_SEPARATOR + config.broker_cluster_name
+        self._cluster = f"\x02CLUSTER\x01{config.broker_cluster_name}"
         self._guarded = (
             bool(config.start_accept_send_request_time_stamp) or not config.broker_permission & PERM_WRITE
         )
@@ -147,12 +135,13 @@ class SendProcessor:
         text = "\x02" + (header.properties or "")
         if "\x02DELAY\x01" in text or "\x02TRAN_MSG\x01" in text or "\x02TIMER_" in text:
             _refuse_not_built(text)
-        sys_flag = header.sys_flag & ~HOST_MASK
+        sys_flag = header.sys_flag & _KEPT_FLAGS
         if topic.topic_filter_type == "MULTI_TAG":
             sys_flag |= MULTI_TAGS
         body = request.command.body
         at = text.find("\x02TAGS\x01") + 6
-        result = self._store.put(
+        tags = tags_code(text[at:].partition("\x02")[0]) if at > 5 else 0
+        result = self._put(
             header.topic,
             queue_id,
             body,
@@ -162,7 +151,7 @@ class SendProcessor:
             born_timestamp=header.born_timestamp,
             born_host=request.connection.born_host,
             reconsume_times=header.reconsume_times or 0,
-            tags_code=tags_code(text[at:].partition("\x02")[0]) if at > 5 else 0,
+            tags_code=tags,
         )
         figures = self._figures
         figures.put_messages += 1
@@ -183,9 +172,9 @@ class SendProcessor:
         if at >= 0:
             end = text.find("\x02", at + 1)
             text = text[:at] if end < 0 else text[:at] + text[end:]
-        if len(text) < 2:
-            return self._cluster
-        return text[1:] + self._cluster if text[-1] == "\x02" else f"{text[1:]}\x02{self._cluster}"
+        if text[-1:] == "\x02":
+            text = text[:-1]
+        return (text + self._cluster)[1:]
 
     def _store_batch(self, request: Request[SendHeader], queue_id: int) -> Answer:
         header = request.header
@@ -209,7 +198,7 @@ class SendProcessor:
             header.topic,
             queue_id,
             entries,
-            sys_flag=header.sys_flag & ~HOST_MASK,
+            sys_flag=header.sys_flag & _KEPT_FLAGS,
             born_timestamp=header.born_timestamp,
             born_host=request.connection.born_host,
         )
@@ -229,14 +218,3 @@ def _refuse_not_built(text: str) -> None:
             raise ResponseError(
                 ResponseCode.MESSAGE_ILLEGAL, f"this version of pymq does not serve {name}={value} yet"
             )
-
-
-def topic_fault(topic: str) -> str | None:
-    """What is wrong with a topic's name, or None (semantics.md §1.2, check 3)."""
-    if not topic or topic.isspace():
-        return "The specified topic is blank."
-    if len(topic) > TOPIC_MAX_LENGTH:
-        return f"The specified topic is longer than topic max length {TOPIC_MAX_LENGTH}."
-    if not NAME_PATTERN.fullmatch(topic):
-        return f"The specified topic[{topic}] contains illegal characters, allowing only ^[%|a-zA-Z0-9_-]+$"
-    return None

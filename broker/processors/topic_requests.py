@@ -9,7 +9,7 @@ from pymq.store.messagestore import MessageStore
 
 from pymq.broker.arrivals import Arrivals
 from pymq.broker.broker_config import BrokerConfig
-from pymq.broker.processors.sends import topic_fault
+from pymq.broker.name_checks import PERM_MAX, queues_fault, topic_fault
 from pymq.broker.topics import TopicTable
 from pymq.errors import ResponseError
 from pymq.protocol.bodies.body import MessageQueue
@@ -32,7 +32,8 @@ log = logging.getLogger("pymq.broker.topics")
 class TopicProcessor:
     """Serves those who set up topics and look at them.
 
-    `register_topic` tells the name servers of one topic and returns when they have answered.
+    `register_topic` tells the name servers of one topic and returns when they have answered. `save` returns
+    when the topics are on the disk; it raises StoreError when they cannot be written.
     """
 
     def __init__(
@@ -42,12 +43,14 @@ class TopicProcessor:
         store: MessageStore,
         arrivals: Arrivals,
         register_topic: Callable[[str], Awaitable[None]],
+        save: Callable[[], Awaitable[None]],
     ) -> None:
         self._config = config
         self._topics = topics
         self._store = store
         self._arrivals = arrivals
         self._register_topic = register_topic
+        self._save = save
 
     @property
     def table(self) -> Iterable[tuple[RequestCode, Row]]:
@@ -62,18 +65,12 @@ class TopicProcessor:
         ]
 
     async def create(self, request: Request[CreateTopicRequest]) -> Answer:
-        """Create or change a topic; answered once the name servers know, so a route asked next is right."""
+        """Create or change a topic; answered once it is on the disk and the name servers know of it.
+
+        So a route asked for next is right, and a crash loses no topic that somebody was told of.
+        """
         header = request.header
-        fault = topic_fault(header.topic)
-        if fault is None and self._topics.is_system(header.topic):
-            fault = f"The topic[{header.topic}] is conflict with system topic."
-        if fault is None and not (header.read_queue_nums >= 0 and header.write_queue_nums >= 0):
-            fault = (
-                f"topic {header.topic}: queues may not be negative "
-                f"(readQueueNums={header.read_queue_nums}, writeQueueNums={header.write_queue_nums})"
-            )
-        if fault is None and header.topic_filter_type not in ("SINGLE_TAG", "MULTI_TAG"):
-            fault = f"topicFilterType {header.topic_filter_type!r}: expected SINGLE_TAG or MULTI_TAG"
+        fault = self._fault(header)
         if fault is not None:
             raise ResponseError(ResponseCode.SYSTEM_ERROR, fault)
         known = self._topics.get(header.topic)
@@ -98,10 +95,26 @@ class TopicProcessor:
             header.perm,
         )
         self._arrivals.wake_topic(header.topic)
+        await self._save()
         await self._register_topic(header.topic)
         return Answer()
 
-    def delete(self, request: Request[DeleteTopicInBrokerRequest]) -> Answer:
+    def _fault(self, header: CreateTopicRequest) -> str | None:
+        """Why a topic cannot be made like this, or None."""
+        if self._topics.is_system(header.topic):
+            return f"The topic[{header.topic}] is conflict with system topic."
+        fault = (
+            topic_fault(header.topic)
+            or queues_fault("readQueueNums", header.read_queue_nums)
+            or queues_fault("writeQueueNums", header.write_queue_nums)
+        )
+        if fault is None and not 0 <= header.perm <= PERM_MAX:
+            fault = f"perm={header.perm}: expected a number from 0 to {PERM_MAX}"
+        if fault is None and header.topic_filter_type not in ("SINGLE_TAG", "MULTI_TAG"):
+            fault = f"topicFilterType {header.topic_filter_type!r}: expected SINGLE_TAG or MULTI_TAG"
+        return fault
+
+    async def delete(self, request: Request[DeleteTopicInBrokerRequest]) -> Answer:
         """Delete a topic and its queues. Offsets of groups stay (semantics.md §7)."""
         topic = request.header.topic
         if self._topics.is_system(topic):
@@ -112,6 +125,7 @@ class TopicProcessor:
             log.info("topic %s deleted by %s", topic, request.connection.address)
         self._store.delete_topic(topic)
         self._arrivals.wake_topic(topic)
+        await self._save()
         return Answer()
 
     def all_topics(self, request: Request[GetAllTopicConfigRequest]) -> Answer:

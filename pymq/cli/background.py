@@ -31,19 +31,30 @@ class Background:
 
 
 def state_folder(name: str) -> Path:
-    """Give `~/.pymq/NAME`, made where it is missing."""
+    """Give `~/.pymq/NAME`, made where it is missing. Raises PymqError."""
     folder = Path.home() / ".pymq" / name
-    folder.mkdir(parents=True, exist_ok=True)
+    with _attempting("make the folder", folder):
+        folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+@contextlib.contextmanager
+def _attempting(what: str, path: Path) -> Iterator[None]:
+    """Say what was attempted when the system does not let it be done."""
+    try:
+        yield
+    except OSError as error:
+        raise PymqError(f"cannot {what} {path}: {error.strerror or error}") from error
 
 
 class PidFile:
     """This process's pid file, locked until the process ends."""
 
     def __init__(self, path: Path) -> None:
-        """Write and lock it. Raises PymqError when another process holds it, OSError as the system does."""
+        """Write and lock it. Raises PymqError when another process holds it, or it cannot be written."""
         self._path = path
-        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        with _attempting("write the pid file", path):
+            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         if not _lock(self._file):
             os.close(self._file)
             raise PymqError(f"another process holds the pid file {path}")
@@ -60,12 +71,13 @@ def detach(log_file: Path) -> Callable[[bool, str], None]:
 
     Returns in the child only, and gives it the function by which it tells its parent whether it is ready,
     and a line; later calls do nothing. The parent waits for that, prints the line and exits, with status 1
-    where the child failed. To be called before there is an event loop or a thread.
+    where the child failed. To be called before there is an event loop or a thread. Raises PymqError.
     """
     if not hasattr(os, "fork"):
         raise PymqError("--daemon needs a system with fork: run pymq as a service here")
-    log_file.parent.mkdir(parents=True, exist_ok=True)
-    log = os.open(log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    with _attempting("write the log file", log_file):
+        log_file.parent.mkdir(parents=True, exist_ok=True)
+        log = os.open(log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     heard, told = os.pipe()
     sys.stdout.flush()
     if pid := os.fork():

@@ -64,16 +64,17 @@ def consume(
 
     async def story() -> None:
         seen = 0
-        async with (
-            pymq.Client(namesrv) as mq,
-            mq.consumer(group, topic, tags=tags, start=start) as messages,
-        ):
-            async for message in messages:
-                async with message.process():
-                    _show(message, verbose)
-                seen += 1
-                if seen == count:
-                    return
+        async with pymq.Client(namesrv) as mq:
+            # A consumer waits for name servers that are away; here the address may just be wrong.
+            with contextlib.suppress(pymq.RouteNotFound):  # the topic may come later
+                await mq.queues(topic)
+            async with mq.consumer(group, topic, tags=tags, start=start) as messages:
+                async for message in messages:
+                    async with message.process():
+                        _show(message, verbose)
+                    seen += 1
+                    if seen == count:
+                        return
 
     with contextlib.suppress(KeyboardInterrupt):
         _run(story())

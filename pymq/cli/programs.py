@@ -224,19 +224,35 @@ def run(name: str, port: int, warnings: list[str], opening: Opening, background:
         if tell:
             tell(False, str(error) or repr(error))
         raise
+    if tell:
+        tell(False, "stopped before it was ready")  # nobody listens any more where it was ready
 
 
 async def _until_stopped(
     opening: AbstractAsyncContextManager[Started], pid_file: Path | None, announce: Callable[[str], None]
 ) -> None:
-    stop = asyncio.Event()
-    _on_signals(stop.set)
-    async with opening as started:
-        held = _hold_pid_file(pid_file, started.name)
-        announce(started.line)
-        await stop.wait()
-        log.info("stopping")
-    log.info("stopped")
+    stop, task, is_open = asyncio.Event(), asyncio.current_task(), False
+
+    def end() -> None:
+        stop.set()
+        if task and not is_open:  # opening may take its time: it need not come to its end
+            task.cancel()
+
+    _on_signals(end)
+    held = None
+    try:
+        async with opening as started:
+            is_open = True
+            held = _hold_pid_file(pid_file, started.name)
+            announce(started.line)
+            await stop.wait()
+            log.info("stopping")
+    except asyncio.CancelledError:
+        if is_open or not stop.is_set():
+            raise
+        log.info("stopped before it was ready")
+    else:
+        log.info("stopped")
     if held:
         held.remove()
 

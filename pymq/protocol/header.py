@@ -6,9 +6,10 @@ on the wire; a field with a default may be missing there; `None` is not written.
 
 from __future__ import annotations
 
+import re
 import types
 import typing
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta
@@ -16,16 +17,27 @@ from msgspec import Meta
 from pymq.errors import HeaderError
 from pymq.protocol.codes import RequestCode
 
-Int = Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)]
-"""A Java int: 32 bits, signed."""
+if TYPE_CHECKING:
+    Int = int
+    Long = int
+else:
+    # msgspec's lax mode takes "1.0" and "1e2" for an int, which Java does not. Where a float may stand too
+    # they are floats, and no float fits this one: exact at no cost.
+    _NO_FLOAT = Annotated[float, Meta(gt=0, lt=0)]
 
-Long = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
-"""A Java long: 64 bits, signed."""
-
+    Int = Annotated[
+        Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)] | _NO_FLOAT,
+        Meta(description="A Java int: 32 bits, signed; as text [+-]?[0-9]+. In headers only."),
+    ]
+    Long = Annotated[
+        Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | _NO_FLOAT,
+        Meta(description="A Java long: 64 bits, signed; as text [+-]?[0-9]+. In headers only."),
+    ]
 
 Flag = Literal["true", "false"]
 """A boolean kept as its text. Exact at no cost, for the headers of the hot path; elsewhere use bool."""
 
+_number = re.compile(r"(?:\+|(-))?0*([0-9]+)").fullmatch
 _encode_json = msgspec.json.Encoder().encode
 
 
@@ -57,7 +69,7 @@ H = TypeVar("H", bound=Header)
 class _Codec:
     """What is known of one header class, worked out once."""
 
-    __slots__ = ("booleans", "decoder", "exact", "fields")
+    __slots__ = ("booleans", "decoder", "exact", "fields", "numbers")
 
     def __init__(self, cls: type[Header]) -> None:
         self.decoder = msgspec.json.Decoder(cls, strict=False)
@@ -65,6 +77,7 @@ class _Codec:
         hints = typing.get_type_hints(cls)
         booleans = tuple(wire for name, wire in self.fields if _is(hints[name], bool))
         self.booleans = booleans + tuple(wire for name, wire in self.fields if _is(hints[name], Flag))
+        self.numbers = tuple(wire for name, wire in self.fields if _is(hints[name], int))
         # msgspec's lax mode also takes "1" and "0" for booleans; Java and we do not: such classes are
         # read field by field.
         self.exact = bool(booleans)
@@ -145,6 +158,9 @@ def from_fields(cls: type[H], fields: dict[str, Any]) -> H:
             raise HeaderError(
                 f"{cls.__name__}: expected true or false, got {text[wire]!r} - at field `{wire}`"
             )
+    for wire in codec.numbers:
+        if wire in text:
+            text[wire] = _plain_number(cls, wire, text[wire])
     try:
         return msgspec.convert(text, cls, strict=False)
     except msgspec.ValidationError as error:
@@ -174,6 +190,14 @@ def _as_text(cls: type[Header], wire: str, value: Any) -> str:
     if isinstance(value, int | float):
         return str(value)
     raise HeaderError(f"{cls.__name__}: expected text, got {type(value).__name__} - at field `{wire}`")
+
+
+def _plain_number(cls: type[Header], wire: str, text: str) -> str:
+    """A number as msgspec takes it: Java also allows a plus sign and leading zeros."""
+    match = _number(text)
+    if match is None:
+        raise HeaderError(f"{cls.__name__}: expected a whole number, got {text[:40]!r} - at field `{wire}`")
+    return (match[1] or "") + match[2]
 
 
 def _plain(error: msgspec.ValidationError) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from struct import Struct
 from typing import Final, NamedTuple
 
-from pymq.disk import Disk, Job
+from pymq.disk import Disk, MappedFile
 from pymq.store.reservation import Reservation
 from pymq.store.segments import PAGE, Mappings, Segment, Segments
 
@@ -75,7 +75,7 @@ class ConsumeQueue:
         self.tail = _NO_SEGMENT
         self.dirty = False
         self.flushed_offset = 0
-        """Units before this number are on the disk."""
+        """Units before this number are on the disk, or on their way there."""
         self._common = common
         self._file_bytes = common.file_bytes
         self._reserving = False
@@ -242,16 +242,12 @@ class ConsumeQueue:
             self.make_room(1)
             self.append(physical, BLANK_UNIT_SIZE, 0)
 
-    def flush_job(self) -> Job:
-        """A job that brings what was appended since the last `flushed` to the disk."""
+    def take_unflushed(self) -> list[MappedFile]:
+        """The files with what was appended since the last call: the caller syncs them."""
         start = self.flushed_offset * CQ_STORE_UNIT_SIZE
-        files = [s.file for s in self._segments.files if s.base + self._file_bytes > start]
-
-        def job() -> None:
-            for file in files:
-                file.sync()
-
-        return job
+        self.flushed_offset = self.max_offset
+        self.dirty = False
+        return [s.file for s in self._segments.files if s.base + self._file_bytes > start]
 
     def close(self) -> None:
         """Unmap all."""

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Iterable
 
 from pymq.clock import Clock
-from pymq.disk import Disk, Job
+from pymq.disk import Disk, Done, Job, MappedFile
 from pymq.errors import StoreError
 from pymq.store.checkpoint import Checkpoint
 from pymq.store.commitlog import CommitLog
@@ -49,6 +49,10 @@ class FlushSchedule:
         self._on_broken = on_broken
         self._log_running = self._log_again = False
         self._queue_jobs = 0
+        self._syncing: list[MappedFile] = []
+        """Queue files that the jobs under way sync."""
+        self._failed: StoreError | None = None
+        """What a job in the flushing thread met: its report may come too late for `finish`."""
         self._thorough_timestamp: int | None = None
         self._stopped = self._broken = False
         now = clock.monotonic()
@@ -99,7 +103,19 @@ class FlushSchedule:
         self._log_running, self._log_again = True, False
         end = self._log.end
         done = functools.partial(self._log_flushed, end, self._log.last_store_timestamp)
-        self._disk.flush_soon(self._log.flush_job(self.flushed.position), done, urgent=True)
+        self._submit(self._log.flush_job(self.flushed.position), done, urgent=True)
+
+    def _submit(self, job: Job, done: Done, *, urgent: bool) -> None:
+        """Run `job` in the flushing thread."""
+
+        def run() -> None:
+            try:
+                job()
+            except StoreError as e:
+                self._failed = e
+                raise
+
+        self._disk.flush_soon(run, done, urgent=urgent)
 
     def _log_flushed(self, end: int, timestamp: int, error: StoreError | None) -> None:
         self._log_running = False
@@ -126,17 +142,16 @@ class FlushSchedule:
         self._queue_jobs = 1
         for start in range(0, len(due), _QUEUES_PER_JOB):
             self._queue_jobs += 1
-            job = self._flush_job(due[start : start + _QUEUES_PER_JOB])
-            self._disk.flush_soon(job, self._queues_flushed, urgent=False)
+            files = _take_unflushed(due[start : start + _QUEUES_PER_JOB])
+            self._syncing += files
+            self._submit(functools.partial(self._sync, files), self._queues_flushed, urgent=False)
         self._queues_flushed(None)
 
-    def _flush_job(self, queues: list[ConsumeQueue]) -> Job:
-        jobs = []
-        for queue in queues:
-            jobs.append(queue.flush_job())
-            queue.flushed_offset = queue.max_offset
-            queue.dirty = False
-        return functools.partial(_run_all, jobs)
+    def _sync(self, files: list[MappedFile]) -> None:
+        for file in files:
+            if self._stopped:
+                return  # `finish` syncs all that is left at once
+            file.sync()
 
     def _queues_flushed(self, error: StoreError | None) -> None:
         self._queue_jobs -= 1
@@ -144,8 +159,10 @@ class FlushSchedule:
             return
         if error is not None:
             self._on_broken(error)
-        elif self._queue_jobs == 0 and self._thorough_timestamp is not None:
-            self._write_checkpoint(self._thorough_timestamp)
+        elif self._queue_jobs == 0:
+            self._syncing.clear()
+            if self._thorough_timestamp is not None:
+                self._write_checkpoint(self._thorough_timestamp)
 
     def _write_checkpoint(self, logics_timestamp: int) -> None:
         if self._broken or logics_timestamp == self._checkpoint.logics_timestamp:
@@ -157,34 +174,38 @@ class FlushSchedule:
         if error is not None:
             log.error("the checkpoint was not written, the next one will be: %s", error)
 
-    def flush_queue(self, queue: ConsumeQueue) -> None:
-        """Flush one queue in this thread. StoreBroken."""
-        self._flush_job([queue])()
+    def flush_dirty(self, queues: Iterable[ConsumeQueue]) -> None:
+        """Flush those of these queues that are dirty, in this thread. StoreBroken."""
+        self._disk.sync_many(_take_unflushed(queue for queue in queues if queue.dirty))
 
     def fail(self) -> None:
         """The disk broke: nothing more becomes durable, those who wait are told."""
         self._broken = True
         self.flushed.abandon()
 
-    def finish(self, queues: Iterable[ConsumeQueue]) -> None:
-        """Flush all in this thread and write the checkpoint; no background job runs any more.
-
-        StoreBroken when that fails. Without it (the disk is broken already) nothing is written.
-        """
+    def stop(self) -> None:
+        """Start nothing more, and let the flushing of queues that is under way end early."""
         self._stopped = True
+
+    def finish(self, queues: Iterable[ConsumeQueue]) -> None:
+        """Flush all in this thread and write the checkpoint. After `stop`; no background job runs any more.
+
+        StoreBroken when that fails, or a background job did. When the disk is known to be broken, nothing is
+        written.
+        """
         if self._broken:
             return
+        if self._failed is not None:
+            raise self._failed
         end = self._log.end
         self._log.flush_job(self.flushed.position)()
-        for queue in queues:
-            if queue.dirty:
-                self._flush_job([queue])()
+        dirty = _take_unflushed(queue for queue in queues if queue.dirty)
+        self._disk.sync_many(dict.fromkeys(self._syncing + dirty))
         self._checkpoint.physic_timestamp = self._checkpoint.logics_timestamp = self._log.last_store_timestamp
         self._checkpoint.write_job()()
         self.dirty.clear()
         self.flushed.advance(end)
 
 
-def _run_all(jobs: list[Job]) -> None:
-    for job in jobs:
-        job()
+def _take_unflushed(queues: Iterable[ConsumeQueue]) -> list[MappedFile]:
+    return [file for queue in queues for file in queue.take_unflushed()]

@@ -10,7 +10,7 @@ from zlib import crc32
 
 from pymq.clock import Clock
 from pymq.disk import Disk, DiskUsage, FileLock
-from pymq.errors import MessageIllegal, StoreBroken, StoreError
+from pymq.errors import MessageIllegal, StoreBroken, StoreError, StoreFull
 from pymq.protocol.message import (
     MESSAGE_MAGIC,
     PROPERTIES_LENGTH,
@@ -124,6 +124,8 @@ class MessageStore:
         self._checkpoint.load()
         self._log.load()
         self._queues.load()
+        if self._log.is_empty and not self._queues.table and not self._disk.exists(self._checkpoint.path):
+            log.info("new store in %s", self._config.root)
         # From here on files are changed: an end before `close` is not a clean one.
         self._disk.write_bytes(self._abort_path, b"")
         if not self._disk.exists(self._checkpoint.path):
@@ -138,9 +140,7 @@ class MessageStore:
         )
         if changed:
             self._log.flush_job(start)()
-            for queue in self._queues:
-                if queue.dirty:
-                    self._flush.flush_queue(queue)
+            self._flush.flush_dirty(self._queues)
         newest = self._log.store_timestamp(self._queues.last_unit()[0])
         self._log.last_store_timestamp = max(0, newest)
         self._flush.start(self._log.end)
@@ -152,8 +152,9 @@ class MessageStore:
         """
         if self._lock is None:
             return
-        was_open, self._refusal = self._refusal is None, StoreError("the store is closed")
+        was_open, self._refusal = self._is_sound, StoreError("the store is closed")
         try:
+            self._flush.stop()
             self._disk.drain()
             self._flush.finish(self._queues)
             self._log.remove_upcoming()
@@ -173,10 +174,23 @@ class MessageStore:
             self._lock = None
 
     def _on_broken(self, error: StoreError) -> None:
-        if self._refusal is None:
+        if self._is_sound:
             log.critical("the disk failed, no message is stored before a restart: %s", error)
             self._refusal = StoreBroken(str(error))
         self._flush.fail()
+
+    @property
+    def _is_sound(self) -> bool:
+        """Open and not broken; it may be full."""
+        return self._refusal is None or isinstance(self._refusal, StoreFull)
+
+    def refuse_while_full(self, reason: str) -> None:
+        """Refuse messages with StoreFull and this reason until called again with an empty one.
+
+        For who judges the disk; that a record has no room is noticed here anyway. Reading goes on.
+        """
+        if self._is_sound:
+            self._refusal = StoreFull(reason) if reason else None
 
     def _refuse(self) -> None:
         if self._refusal is not None:

@@ -10,7 +10,9 @@ from pymq.store.consumequeue import BLANK_UNIT_SIZE, CQ_STORE_UNIT, CQ_STORE_UNI
 from pymq.store.results import GetResult, GetStatus
 from pymq.store.store_config import StoreConfig
 
-_SCAN_MIN_BYTES = 16_000
+_SCAN_MIN_UNITS = 800
+_SCAN_MAX_UNITS = 16_000
+"""What one read may look at when its filter lets little through; the next one goes on from there."""
 _FIRST_OFFSET = Struct(">q")
 _OFFSET_AND_SIZE = Struct(">qi")
 
@@ -74,7 +76,7 @@ class QueueReader:
         self, queue: ConsumeQueue, offset: int, max_num: int, tag_codes: frozenset[int] | None
     ) -> GetResult:
         """Unit by unit, with filter and limits; neighbours in the log are still copied in one slice."""
-        units = queue.read(offset, max(_SCAN_MIN_BYTES // CQ_STORE_UNIT_SIZE, max_num))
+        units = queue.read(offset, min(max(_SCAN_MIN_UNITS, max_num), _SCAN_MAX_UNITS))
         low, high = queue.min_offset, queue.max_offset
         if not units:
             following = queue.next_file_offset(offset)

@@ -41,9 +41,11 @@ def recover(
     """
     start = _known_end(commit_log, queues) if clean else None
     again = start is None
+    quiet = clean and commit_log.is_empty and not any(queue.max_offset for queue in queues)
     if start is None:
         start = _restart_point(commit_log, durable_timestamp, clean)
-        log.info("reading the commit log again from %d on", start)
+        if not quiet:
+            log.info("reading the commit log again from %d on", start)
         for queue in queues:
             queue.truncate(queue.first_offset(lambda physical, size, _: size <= 0 or physical >= start))
     end = start
@@ -55,7 +57,7 @@ def recover(
     commit_log.cut(end)
     for queue in queues:
         queue.correct_min_offset(commit_log.min_offset)
-    if again or count:
+    if not quiet and (again or count):
         log.info("the commit log ends at %d; %d messages were read", end, count)
     return again or count > 0
 

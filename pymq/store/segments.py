@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import os.path
 
 from pymq.disk import Disk, MappedBuffer, MappedFile
 from pymq.errors import StoreCorrupt
+
+log = logging.getLogger("pymq.store")
 
 NAME_LENGTH = 20
 """A file's name is the offset of its first byte, in 20 decimal digits."""
@@ -87,6 +90,9 @@ class Segments:
     def load(self) -> None:
         """Find the folder's files. StoreCorrupt for a foreign name, another size or a gap (store.md §1)."""
         names = self._disk.list_folder(self.folder)
+        for name in [name for name in names if name.startswith(".")]:
+            log.warning("%s is none of the store's files: ignored", os.path.join(self.folder, name))
+            names.remove(name)
         for name in names:
             path = os.path.join(self.folder, name)
             if len(name) != NAME_LENGTH or not name.isdecimal() or int(name) % self.segment_bytes:

@@ -15,7 +15,7 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
-from pymq.errors import CallTimeout, ConnectionLost, HeaderError, ProtocolError, PymqError
+from pymq.errors import CallTimeout, ConnectionLost, ProtocolError, PymqError
 from pymq.protocol.codes import ResponseCode
 from pymq.protocol.command import AGREE_MSGPACK, FLAG_ONEWAY, FLAG_RESPONSE, Command, Serialization
 from pymq.protocol.command import decode as decode_command
@@ -24,6 +24,7 @@ from pymq.protocol.framing import FRAME_MAX_LENGTH, FrameReader
 from pymq.protocol.header import Header
 from pymq.protocol.message_ids import pack_host
 from pymq.transport.dispatch import Answer, Buffer, DispatchTable, Request, not_supported, refused
+from pymq.transport.refusals import ROUTINE, Refusals
 
 log = logging.getLogger("pymq.transport")
 
@@ -94,6 +95,7 @@ class Connection(asyncio.Protocol):
         self._offered: int | None = None
         self._awaits_offer = is_server
         self._accepting: Command | None = None
+        self._refusals: Refusals | None = None
 
     # -- asyncio.Protocol ---------------------------------------------------------------------------
 
@@ -121,6 +123,8 @@ class Connection(asyncio.Protocol):
                 future.set_exception(ConnectionLost(self.address, f"connection to {self.address} was lost"))
         self._writable.clear()
         self._out.clear()
+        if self._refusals is not None:
+            self._refusals.close()
         if self._on_close is not None:
             self._on_close(self)
 
@@ -203,8 +207,6 @@ class Connection(asyncio.Protocol):
         try:
             answer = row.handler(Request(self, command, command.read(row.header)))
         except PymqError as error:
-            if isinstance(error, HeaderError):
-                log.warning("%s: request %d: %s", self.address, command.code, error)
             self.answer(command, refused(error))
             return
         except Exception as error:
@@ -233,11 +235,24 @@ class Connection(asyncio.Protocol):
             self.answer(command, answer)
 
     def _crashed(self, command: Command, error: BaseException) -> None:
-        log.error("%s: request %d failed", self.address, command.code, exc_info=error)
-        self.answer(command, Answer(ResponseCode.SYSTEM_ERROR, remark=f"{type(error).__name__}: {error}"))
+        answer = Answer(ResponseCode.SYSTEM_ERROR, remark=f"{type(error).__name__}: {error}")
+        self.answer(command, answer, cause=error)
 
-    def answer(self, command: Command, answer: Answer) -> None:
-        """Write the answer to a request, in the serialisation that it came in."""
+    def _note_refusal(self, command: Command, answer: Answer, cause: BaseException | None) -> None:
+        if self._refusals is None:
+            self._refusals = Refusals(self.address)
+        now = asyncio.get_running_loop().time()
+        self._refusals.note(now, command.code, answer.code, answer.remark, cause)
+
+    def answer(self, command: Command, answer: Answer, *, cause: BaseException | None = None) -> None:
+        """Write the answer to a request, in the serialisation that it came in.
+
+        One that is no success and not routine has a line in the log, too; `cause` is what its handler
+        crashed on.
+        """
+        code = answer.code
+        if code and code not in ROUTINE:
+            self._note_refusal(command, answer, cause)
         if command.flag & FLAG_ONEWAY or self.closed:
             return
         body = answer.body
@@ -253,7 +268,7 @@ class Connection(asyncio.Protocol):
             extra = dict([AGREE_MSGPACK])
         self._out.append(
             encode_command(
-                answer.code,
+                code,
                 FLAG_RESPONSE,
                 command.opaque,
                 answer.header,

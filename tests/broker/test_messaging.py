@@ -156,6 +156,15 @@ async def test_the_host_bits_of_the_client_are_not_believed(broker: Broker, pool
     assert record.born_host[:4] == bytes([127, 0, 0, 1])
 
 
+@pytest.mark.parametrize("sys_flag", [0x4, 0x8, 0xC])
+async def test_transaction_bits_without_the_property_hide_no_message(
+    broker: Broker, pool: Pool, sys_flag: int
+) -> None:
+    await send(pool, broker.address, "orders", b"x", sys_flag=sys_flag)
+    (record,) = records(await pull(pool, broker.address, "orders"))
+    assert (record.body, record.sys_flag) == (b"x", 0)
+
+
 async def test_a_client_on_ipv6_loopback_is_stored_as_ipv4(start_broker: StartBroker, pool: Pool) -> None:
     try:
         SystemNetwork().listen("::1", 0).close()

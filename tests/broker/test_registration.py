@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from pymq.broker.app import Broker
 from pymq.broker.ports import take_ports
 from pymq.clock import SystemClock
 from pymq.disk import SystemDisk
@@ -19,24 +21,33 @@ from pymq.namesrv.namesrv_config import NamesrvConfig
 from pymq.network import SystemNetwork
 from pymq.protocol.bodies.route import ClusterInfo, TopicRouteData
 from pymq.protocol.bodies.topic_config import TopicConfigSerializeWrapper
+from pymq.protocol.header import Header
 from pymq.protocol.headers.administration import CreateTopicRequest, GetAllTopicConfigRequest
 from pymq.protocol.headers.naming import (
     GetBrokerClusterInfoRequest,
     GetRouteInfoRequest,
     PutKvConfigRequest,
+    QueryDataVersionRequest,
+    RegisterBrokerRequest,
+    UnregisterBrokerRequest,
 )
+from pymq.transport.dispatch import Answer, Request, merge, row
 from pymq.transport.pool import Pool
+from pymq.transport.server import Server
 from tests.broker.asking import send
 from tests.broker.conftest import StartBroker
 
 
 @pytest.fixture
 def make_name_server(tmp_path: Path) -> Callable[[int], NameServer]:
-    """Makes name servers on 127.0.0.1; 0 picks a port."""
+    """Makes name servers on 127.0.0.1, each with a KV file of its own; 0 picks a port."""
+    numbers = itertools.count()
 
     def make(port: int = 0) -> NameServer:
         config = NamesrvConfig(
-            listen_port=port, bind_address="127.0.0.1", kv_config_path=str(tmp_path / "kv.json")
+            listen_port=port,
+            bind_address="127.0.0.1",
+            kv_config_path=str(tmp_path / f"kv-{next(numbers)}.json"),
         )
         return NameServer(config, clock=SystemClock(), disk=SystemDisk(), network=SystemNetwork())
 
@@ -99,6 +110,90 @@ async def test_many_topics_made_together_are_all_routed(
             await eventually(partial(route, pool, server.address, topic), 0.5)
 
 
+async def test_topics_created_and_made_by_sends_in_the_same_turn_are_all_routed(
+    start_broker: StartBroker, pool: Pool, make_name_server: Callable[[int], NameServer]
+) -> None:
+    async with make_name_server(0) as server:
+        broker = await start_broker(namesrv_addr=server.address)
+        for i in range(10):
+            await asyncio.gather(
+                pool.call(broker.address, CreateTopicRequest(f"made-{i}", 2, 2, 6)),
+                send(pool, broker.address, f"sent-{i}", b"x"),
+            )
+            assert await route(pool, server.address, f"made-{i}"), "it was answered that it exists"
+            await eventually(partial(route, pool, server.address, f"sent-{i}"), 0.5)
+
+
+async def test_the_start_does_not_wait_for_each_name_server_that_gives_no_answer(
+    start_broker: StartBroker,
+    pool: Pool,
+    make_name_server: Callable[[int], NameServer],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr("pymq.broker.registration.START_WAIT_S", 0.2)
+    deaf = [SystemNetwork().listen("127.0.0.1", 0) for _ in range(2)]
+    try:
+        async with make_name_server(0) as server:
+            addresses = [f"127.0.0.1:{listener.port}" for listener in deaf]
+            async with asyncio.timeout(2):
+                broker = await start_broker(namesrv_addr=";".join([*addresses, server.address]))
+            assert await brokers(pool, server.address) == ["broker-a"]
+            async with asyncio.timeout(1):
+                await pool.call(broker.address, CreateTopicRequest("made", 2, 2, 6))
+            assert await route(pool, server.address, "made")
+            late = [record.message for record in caplog.records if "no answer yet" in record.message]
+            assert [address in line for address, line in zip(addresses, late, strict=True)] == [True, True]
+            async with asyncio.timeout(2):
+                await broker.__aexit__(None, None, None)
+    finally:
+        for listener in deaf:
+            listener.close()
+
+
+class Nonsense(Header):
+    """An answer to QUERY_DATA_VERSION that cannot be read."""
+
+    changed: str
+
+
+async def test_a_name_server_that_answers_nonsense_is_registered_with_all_the_same(
+    start_broker: StartBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pymq.broker.registration.SHORTEST_PERIOD_S", 0.05)
+    registered = 0
+
+    def register(_: Request[RegisterBrokerRequest]) -> Answer:
+        nonlocal registered
+        registered += 1
+        return Answer()
+
+    def query(_: Request[QueryDataVersionRequest]) -> Answer:
+        return Answer(header=Nonsense("perhaps"))
+
+    table = merge(
+        [
+            row(RegisterBrokerRequest, register),
+            row(QueryDataVersionRequest, query),
+            row(UnregisterBrokerRequest, lambda _: Answer()),
+        ]
+    )
+    server = Server(SystemNetwork())
+    try:
+        port = await server.listen("127.0.0.1", 0, table)
+        broker = await start_broker(
+            namesrv_addr=f"127.0.0.1:{port}", force_register=False, register_name_server_period=50
+        )
+
+        async def registered_again() -> bool:
+            return registered >= 3
+
+        await eventually(registered_again)
+        await broker.__aexit__(None, None, None)
+    finally:
+        await server.close()
+
+
 async def test_a_stopped_broker_is_gone_at_once(
     start_broker: StartBroker, pool: Pool, make_name_server: Callable[[int], NameServer]
 ) -> None:
@@ -129,21 +224,30 @@ async def test_the_broker_serves_without_a_name_server_and_registers_when_one_co
             assert len(lost) == 1  # told once, not every second
 
 
-async def test_the_name_servers_ordered_topics_are_applied(
+async def topic_table(pool: Pool, broker: Broker) -> TopicConfigSerializeWrapper:
+    """All topics of a broker."""
+    reply = await pool.call(broker.address, GetAllTopicConfigRequest())
+    return TopicConfigSerializeWrapper.decode(reply.body)
+
+
+async def test_topics_are_ordered_that_any_name_server_lists_without_end_of_registering(
     start_broker: StartBroker, pool: Pool, make_name_server: Callable[[int], NameServer]
 ) -> None:
-    async with make_name_server(0) as server:
-        await pool.call(server.address, PutKvConfigRequest("ORDER_TOPIC_CONFIG", "made", "broker-a:2"))
-        broker = await start_broker(namesrv_addr=server.address)
-        await pool.call(broker.address, CreateTopicRequest("made", 2, 2, 6))
-        await pool.call(broker.address, CreateTopicRequest("plain", 2, 2, 6))
-
-        async def ordered() -> bool:
-            reply = await pool.call(broker.address, GetAllTopicConfigRequest())
-            table = TopicConfigSerializeWrapper.decode(reply.body).topic_config_table
-            return table["made"].order and not table["plain"].order
-
-        await eventually(ordered)
+    async with make_name_server(0) as one, make_name_server(0) as two:
+        await pool.call(one.address, PutKvConfigRequest("ORDER_TOPIC_CONFIG", "a", "broker-a:2"))
+        await pool.call(two.address, PutKvConfigRequest("ORDER_TOPIC_CONFIG", "b", "broker-a:2"))
+        first = await start_broker()
+        for topic in ("a", "b", "plain"):
+            await pool.call(first.address, CreateTopicRequest(topic, 2, 2, 6))
+        await first.__aexit__(None, None, None)
+        broker = await start_broker(namesrv_addr=f"{one.address};{two.address}")
+        await pool.call(broker.address, CreateTopicRequest("late", 2, 2, 6))
+        before = await topic_table(pool, broker)
+        ordered = {name for name, topic in before.topic_config_table.items() if topic.order}
+        assert ordered == {"a", "b"}
+        await asyncio.sleep(0.2)
+        assert (await topic_table(pool, broker)).data_version == before.data_version
+        assert await route(pool, one.address, "late")
 
 
 def test_three_free_ports_are_taken_together() -> None:

@@ -16,7 +16,7 @@ from pymq.cli.background import shut_down
 from pymq.errors import PymqError
 
 PROGRAM = """
-import contextlib, logging, sys
+import asyncio, contextlib, logging, os, sys
 from pathlib import Path
 from pymq.cli.background import Background
 from pymq.cli.programs import Started, run
@@ -26,8 +26,13 @@ from pymq.errors import PymqError
 async def opening():
     if "fail" in sys.argv:
         raise PymqError("the store is held by another process")
+    if "slow" in sys.argv:
+        print("opening" if "daemon" not in sys.argv else f"opening as pid {os.getpid()} ", flush=True)
+        try:
+            await asyncio.sleep(60)
+        finally:
+            print("undone", flush=True)
     if "die" in sys.argv:
-        import os
         os._exit(7)
     logging.getLogger("pymq.fake").info("one\\ntwo")
     yield Started("fake-1", "fake is ready")
@@ -107,6 +112,39 @@ def test_in_the_foreground_a_signal_ends_a_program_cleanly(
     assert "INFO pymq.fake closed" in out
     assert err == ""
     assert not pid_file.exists()
+
+
+def test_a_signal_ends_a_program_that_is_not_ready_yet(home: Path, fake: list[subprocess.Popen[str]]) -> None:
+    process = start(home, "slow")
+    fake.append(process)
+    read_until(process, "opening")
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=10)
+    assert process.returncode == 0
+    lines = out.splitlines()
+    assert lines[0] == "undone", "what was opened is closed again"
+    assert lines[1].endswith("INFO pymq.cli stopped before it was ready")
+    assert err == ""
+    assert not (home / ".pymq").exists()
+
+
+def test_a_daemon_that_is_stopped_before_it_is_ready_says_so(home: Path) -> None:
+    log = home / ".pymq" / "logs" / "fake-1.log"
+    with subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, "daemon", "slow", "own"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=home,
+    ) as parent:
+        deadline = time.monotonic() + 10
+        while not (log.exists() and "opening" in log.read_text()):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        os.kill(int(log.read_text().split("pid ")[1].split()[0]), signal.SIGTERM)
+        _, err = parent.communicate(timeout=10)
+    assert parent.returncode == 1
+    assert err == f"pymq: stopped before it was ready (log: {log})\n"
 
 
 def test_a_daemon_is_ready_when_its_parent_returns_and_ends_by_its_pid_file(home: Path) -> None:

@@ -129,6 +129,44 @@ def test_sending_where_no_name_server_is_ends_with_one_line() -> None:
     assert result.stderr.count("\n") == 1
 
 
+def test_consuming_where_no_name_server_is_ends_with_one_line() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "pymq", "consume", "t", "-n", "127.0.0.1:1"],
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr.startswith("pymq: no name server answered: ")
+    assert "127.0.0.1:1" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_log_file_that_cannot_be_written_is_named_with_what_it_is_for(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    log = tmp_path / "file" / "x.log"
+    result = pymq("namesrv", "--daemon", "--log-file", str(log))
+    assert result.exit_code == 1
+    assert result.stderr == f"pymq: cannot write the log file {log}: Not a directory\n"
+
+
+def test_a_pid_file_that_cannot_be_written_is_named_with_what_it_is_for(tmp_path: Path) -> None:
+    conf = tmp_path / "namesrv.conf"
+    conf.write_text("listenPort=0\nbindAddress=127.0.0.1\n")
+    pid_file = tmp_path / "missing" / "x.pid"
+    done = subprocess.run(
+        [sys.executable, "-m", "pymq", "namesrv", "-c", str(conf), "--pid-file", str(pid_file)],
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr == f"pymq: cannot write the pid file {pid_file}: No such file or directory\n"
+
+
 def test_help_loads_nothing_that_it_does_not_need() -> None:
     code = (
         "import sys, pymq.cli\n"

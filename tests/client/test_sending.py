@@ -367,3 +367,16 @@ def test_name_server_addresses_that_make_no_sense(addresses: str | list[str]) ->
 async def test_a_queue_of_another_topic_is_refused(mq: Client) -> None:
     with pytest.raises(MessageInvalid):
         await mq.send("orders", b"x", queue=queue(0, topic="other"))
+
+
+@pytest.mark.parametrize("seconds", [0, -1, float("nan")])
+async def test_a_timeout_that_is_no_time_is_a_mistake_of_the_caller(mq: Client, seconds: float) -> None:
+    said = r"timeout=.*: expected seconds above 0"
+    with pytest.raises(ValueError, match=said):
+        await mq.send("orders", b"x", timeout=seconds)
+    with pytest.raises(ValueError, match=said):
+        mq.send_nowait("orders", b"x", timeout=seconds)
+    with pytest.raises(ValueError, match=said):
+        await mq.send_oneway("orders", b"x", timeout=seconds)
+    with pytest.raises(ValueError, match=said):
+        await mq.send_batch("orders", [Message(b"x")], timeout=seconds)

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
+from msgspec import Meta
 
 from pymq.protocol import tolerant_json
 from pymq.protocol.tolerant_json import Json
+
+Int = Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)]
+"""A Java int: 32 bits, signed. In JSON bodies "1" and 1.0 are read as 1."""
+
+Long = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+"""A Java long: 64 bits, signed."""
 
 B = TypeVar("B", bound="Body")
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from msgspec import field
 
-from pymq.protocol.bodies.body import Body
+from pymq.protocol.bodies.body import Body, Int
 from pymq.protocol.bodies.heartbeat import ConsumeFromWhere, ConsumeType, MessageModel
 from pymq.protocol.bodies.subscription import SubscriptionData
-from pymq.protocol.header import Int
 
 
 class ConnectionData(Body):

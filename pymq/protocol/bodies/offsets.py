@@ -6,8 +6,7 @@ import msgspec
 from msgspec import field
 
 from pymq.protocol import tolerant_json
-from pymq.protocol.bodies.body import Body, MessageQueue
-from pymq.protocol.header import Int, Long
+from pymq.protocol.bodies.body import Body, Int, Long, MessageQueue
 
 
 class TopicOffset(Body):

@@ -6,8 +6,7 @@ import msgspec
 from msgspec import field
 
 from pymq.protocol import tolerant_json
-from pymq.protocol.bodies.body import Body
-from pymq.protocol.header import Int, Long
+from pymq.protocol.bodies.body import Body, Int, Long
 
 MASTER_ID = 0
 """The broker id of a master; slaves have higher ones."""

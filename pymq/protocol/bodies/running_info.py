@@ -6,9 +6,8 @@ import msgspec
 from msgspec import field
 
 from pymq.protocol import tolerant_json
-from pymq.protocol.bodies.body import Body, MessageQueue
+from pymq.protocol.bodies.body import Body, Int, Long, MessageQueue
 from pymq.protocol.bodies.subscription import SubscriptionData
-from pymq.protocol.header import Int, Long
 
 
 class ProcessQueueInfo(Body):

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from msgspec import field
 
-from pymq.protocol.bodies.body import Body
+from pymq.protocol.bodies.body import Body, Int, Long
 from pymq.protocol.bodies.topic_config import NO_DATA_VERSION, DataVersion
-from pymq.protocol.header import Int, Long
 
 
 class SubscriptionData(Body):

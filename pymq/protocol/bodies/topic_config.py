@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from msgspec import field
 
-from pymq.protocol.bodies.body import Body
-from pymq.protocol.header import Int, Long
+from pymq.protocol.bodies.body import Body, Int, Long
 
 PERM_INHERIT = 1
 PERM_WRITE = 2
