@@ -16,6 +16,7 @@ import msgspec
 from pymq.broker.arrivals import Arrivals
 from pymq.broker.broker_config import BrokerConfig, check_supported
 from pymq.broker.consumer_offsets import ConsumerOffsetTable
+from pymq.broker.disk_watch import DiskWatch
 from pymq.broker.figures import SAMPLE_PERIOD_S, Figures
 from pymq.broker.live_clients import LiveClients
 from pymq.broker.ports import Ports, take_ports
@@ -64,7 +65,7 @@ class Broker:
         self._config = msgspec.structs.replace(config, broker_name=config.broker_name or network.host_name())
         self._clock = clock
         self._disk = disk
-        self._network = network
+        self._network = network.with_options(config.socket_options)
         self._running = AsyncExitStack()
         self.port = config.listen_port
         self.address = ""
@@ -96,6 +97,9 @@ class Broker:
         store = MessageStore(_store_config(config), disk, clock, pack_host(*split_address(identity.address)))
         store.open()
         starting.callback(store.close)
+        disk_watch = DiskWatch(config, disk, store.refuse_while_full)
+        disk_watch.start()
+        self._every(starting, config.clean_resource_interval / 1000, disk_watch.judge)
         starting.callback(asyncio.ensure_future(_flush_in_time(store)).cancel)
         arrivals = Arrivals(config.pull_thread_pool_queue_capacity)
         starting.callback(arrivals.close)

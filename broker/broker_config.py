@@ -12,6 +12,7 @@ from msgspec import Meta, field
 
 from pymq.config import Config, Count, InvalidValue, Long, Port, Positive, absolute, home, split_addresses
 from pymq.errors import ConfigError
+from pymq.network import SocketOptions, ipv4_address, listening_address
 
 RECORD_OVERHEAD_MAX = 33 * 1024
 """Bytes that a record may add to its body: fixed fields, topic, 32,767 of properties, the blank behind it."""
@@ -52,6 +53,45 @@ transferMsgByHeap useEpollNativeSelector useReentrantLockWhenPutMessage warmMape
 """
 
 
+NOT_DELETED = "messages are never deleted yet"
+
+NO_EFFECT_KEYS = {
+    NOT_DELETED: """
+        deleteWhen fileReservedTime diskMaxUsedSpaceRatio diskSpaceCleanForciblyRatio cleanFileForciblyEnable
+        deleteCommitLogFilesInterval deleteConsumeQueueFilesInterval destroyMapedFileIntervalForcibly
+        redeleteHangedFileInterval""",
+    "there is no message index yet": """
+        messageIndexEnable messageIndexSafe maxHashSlotNum maxIndexNum defaultQueryMaxNum maxMsgsNumBatch""",
+    "delayed messages are refused": """
+        flushDelayOffsetInterval enableScheduleAsyncDeliver scheduleAsyncDeliverMaxPendingLimit
+        scheduleAsyncDeliverMaxResendNum2Blocked""",
+    "transactional messages are refused": """
+        rejectTransactionMessage transactionTimeOut transactionCheckMax transactionCheckInterval""",
+    "replies are refused": "storeReplyMessageEnable",
+    "there is no replication yet": """
+        haMasterAddress haSendHeartbeatInterval haHousekeepingInterval haTransferBatchSize
+        haSlaveFallbehindMax slaveTimeout offsetCheckInSlave slaveReadEnable""",
+    "SYNC_FLUSH is refused": "syncFlushTimeout",
+    "SQL92 filters are refused": "filterSupportRetry filterDataCleanTimeSpan",
+    "slow consumers are never refused": "consumerFallbehindThreshold",
+    "no such figures are kept": "enableDetailStat",
+    "requests are served as they come, none waits in a queue": """
+        brokerFastFailureEnable osPageCacheBusyTimeOutMills waitTimeMillsInSendQueue waitTimeMillsInPullQueue
+        waitTimeMillsInHeartbeatQueue waitTimeMillsInTransactionQueue replyThreadPoolQueueCapacity
+        endTransactionPoolQueueCapacity serverOnewaySemaphoreValue serverAsyncSemaphoreValue""",
+    "flushing always goes by flushIntervalCommitLog": "flushCommitLogTimed",
+    "there is no transient store pool": """
+        transientStorePoolSize fastFailIfNoBufferInStorePool commitIntervalCommitLog""",
+    "write buffers have a fixed bound": "writeBufferHighWaterMark writeBufferLowWaterMark",
+    "connections to name servers stay open": "clientChannelMaxIdleTimeSeconds clientCloseSocketIfTimeout",
+}
+"""Why a key changes nothing in this version → such keys."""
+
+NAME = re.compile(r"[\w.%|-]+")
+"""Names of brokers and clusters, which may become topics: no blanks, no control characters, no slashes."""
+NAME_MAX_LENGTH = 127
+
+
 class BrokerConfig(Config, kw_only=True):
     """What a broker.conf can say. Times are in milliseconds and sizes in bytes where nothing else is said."""
 
@@ -61,6 +101,9 @@ class BrokerConfig(Config, kw_only=True):
     }
     MISSPELLINGS: ClassVar[Mapping[str, str]] = {"brokerIp1": "brokerIP1", "brokerIp2": "brokerIP2"}
     IGNORED: ClassVar[frozenset[str]] = frozenset(IGNORED_KEYS.split())
+    NO_EFFECT: ClassVar[Mapping[str, str]] = {
+        key: reason for reason, keys in NO_EFFECT_KEYS.items() for key in keys.split()
+    }
     ENVIRONMENT: ClassVar[Mapping[str, str]] = {"NAMESRV_ADDR": "namesrvAddr"}
 
     # who and where
@@ -177,7 +220,7 @@ class BrokerConfig(Config, kw_only=True):
     disk_space_warning_level_ratio: Annotated[int, Meta(ge=1, le=100)] = 90  # percent; a key of 5.x
     disk_min_free_bytes: Long = 0  # our own; when not 0, the disk is full below it, whatever the ratios say
     clean_file_forcibly_enable: bool = True  # may delete messages that are not expired when space is short
-    clean_resource_interval: Positive = 10_000
+    clean_resource_interval: Positive = 10_000  # how often the disk is judged
     delete_commit_log_files_interval: Count = 100
     delete_consume_queue_files_interval: Count = 100
     destroy_maped_file_interval_forcibly: Count = 120_000
@@ -226,23 +269,56 @@ class BrokerConfig(Config, kw_only=True):
         """Where the commit log's segments lie."""
         return self.store_path_commit_log or os.path.join(self.store_path_root_dir, "commitlog")
 
+    @property
+    def socket_options(self) -> SocketOptions:
+        """What its sockets are given."""
+        return SocketOptions(
+            backlog=self.server_socket_backlog,
+            accepted_send_bytes=self.server_socket_snd_buf_size,
+            accepted_receive_bytes=self.server_socket_rcv_buf_size,
+            opened_send_bytes=self.client_socket_snd_buf_size,
+            opened_receive_bytes=self.client_socket_rcv_buf_size,
+        )
+
     def settle(self, warn: Callable[[str, str], None]) -> None:
         """Check each value against the others. A master's brokerId becomes 0, as with Apache.
 
-        Relative folders become absolute.
+        Relative folders become absolute, and hosts' names their IPv4 addresses.
         """
         if self.broker_role is not BrokerRole.SLAVE and self.broker_id != 0:
             warn("brokerId", f"a master's id is 0, not {self.broker_id}: 0 is taken, as Apache does")
             self.broker_id = 0
         for key, expected in self._faults():
             raise InvalidValue(key, expected)
+        self._settle_addresses()
         self.store_path_root_dir = absolute(self.store_path_root_dir)
         if self.store_path_commit_log:
             self.store_path_commit_log = ",".join(map(absolute, self.store_path_commit_log.split(",")))
 
+    def _settle_addresses(self) -> None:
+        """What clients are told is stamped into each record, and 4.3.2 cannot read one with an IPv6 host."""
+        try:
+            self.bind_address = listening_address(self.bind_address)
+        except ValueError as error:
+            raise InvalidValue("bindAddress", f"an address of this machine, or its name ({error})") from None
+        for key, name in (("brokerIP1", "broker_ip1"), ("brokerIP2", "broker_ip2")):
+            if getattr(self, name):
+                try:
+                    setattr(self, name, ipv4_address(getattr(self, name)))
+                except ValueError as error:
+                    raise InvalidValue(key, f"an IPv4 address, or a name that has one ({error})") from None
+        if ":" in self.bind_address and self.bind_address != "::" and not self.broker_ip1:
+            raise InvalidValue(
+                "brokerIP1", f"an IPv4 address to tell to clients, since bindAddress is {self.bind_address}"
+            )
+
     def _faults(self) -> Iterator[tuple[str, str]]:
         if self.broker_role is BrokerRole.SLAVE and self.broker_id == 0:
             yield "brokerId", "more than 0, since brokerRole is SLAVE"
+        for key, name in (("brokerClusterName", self.broker_cluster_name), ("brokerName", self.broker_name)):
+            is_left_out = key == "brokerName" and not name
+            if not is_left_out and not (NAME.fullmatch(name) and len(name.encode()) <= NAME_MAX_LENGTH):
+                yield key, f"letters, digits and . _ - % |, at most {NAME_MAX_LENGTH} bytes"
         if self.listen_port in (1, 2, 65_535):
             yield "listenPort", "0, or 3 to 65534: the port 2 below it and the one above it are used too"
         try:

@@ -73,13 +73,14 @@ class TopicTable:
     def put(self, topic: TopicConfig) -> None:
         """Create or replace a topic."""
         self._table[topic.topic_name] = topic
-        self._advance(topic.topic_name)
+        self._advance(topic.topic_name, self._clock.now_ms())
 
     def delete(self, topic: str) -> bool:
         """Forget a topic; says whether there was one."""
         if self._table.pop(topic, None) is None:
             return False
-        self._advance(topic)
+        # Later than the topic's last message, by which `found` tells what was deleted.
+        self._advance(topic, self._clock.now_ms() + 1)
         return True
 
     def create_for_send(
@@ -93,7 +94,9 @@ class TopicTable:
         if is_unit:
             sys_flag = TOPIC_UNIT_SUB if topic.startswith(RETRY_PREFIX) else TOPIC_UNIT
         template = self._table.get(template_name)
-        if template is not None and template.perm & PERM_INHERIT:
+        # Switched off, the cluster's and the broker's topic still inherit, but nothing: Apache then makes
+        # topics that take messages nobody may read.
+        if template is not None and template.perm & PERM_INHERIT and template.perm & PERM_WRITE:
             queues = max(0, min(queue_nums, template.write_queue_nums))
             created = TopicConfig(
                 topic_name=topic,
@@ -145,7 +148,9 @@ class TopicTable:
             return
         at_least = 1 if topic.startswith((RETRY_PREFIX, DLQ_PREFIX)) else FOUND_QUEUE_NUMS
         queues = within(max(at_least, last_queue_id + 1), QUEUES_MAX)
-        log.warning("topic %s has messages but was not saved before a crash: made with %d queues", topic, queues)
+        log.warning(
+            "topic %s has messages but was not saved before a crash: made with %d queues", topic, queues
+        )
         self.put(_plain(topic, queues))
 
     def apply_order(self, ordered: Iterable[str]) -> None:
@@ -155,8 +160,8 @@ class TopicTable:
             if topic.order != (name in wanted):
                 self.put(msgspec.structs.replace(topic, order=name in wanted))
 
-    def _advance(self, changed: str) -> None:
-        self.data_version = self.data_version.next(self._clock.now_ms())
+    def _advance(self, changed: str, now_ms: int) -> None:
+        self.data_version = self.data_version.next(now_ms)
         for listener in self.on_change:
             listener(changed)
 

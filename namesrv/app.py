@@ -41,7 +41,7 @@ class NameServer:
     def __init__(self, config: NamesrvConfig, *, clock: Clock, disk: Disk, network: Network) -> None:
         self.port = config.listen_port
         self._config = config
-        self._network = network
+        self._network = network.with_options(config.socket_options)
         self._routes = RouteTable(clock)
         self._kv_config = KVConfig(absolute(config.kv_config_path), disk)
         self._table = merge(
@@ -51,7 +51,7 @@ class NameServer:
             SettingsRequests(config, disk).table,
         )
         self._server = Server(
-            network,
+            self._network,
             on_close=self._connection_closed,
             idle_timeout_s=config.server_channel_max_idle_time_seconds,
         )

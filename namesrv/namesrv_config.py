@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import ClassVar
 
 from msgspec import field
 
 from pymq.config import Config, Count, InvalidValue, Port, Positive, absolute, home
+from pymq.network import SocketOptions, listening_address
 
 IGNORED_KEYS = """
 clusterTest productEnvName rocketmqHome serverCallbackExecutorThreads serverPooledByteBufAllocatorEnable
@@ -19,6 +20,12 @@ class NamesrvConfig(Config, kw_only=True):
     """What a namesrv.conf can say. Sizes are in bytes."""
 
     IGNORED: ClassVar[frozenset[str]] = frozenset(IGNORED_KEYS.split())
+    NO_EFFECT: ClassVar[Mapping[str, str]] = {
+        "serverOnewaySemaphoreValue": "requests are served one after the other",
+        "serverAsyncSemaphoreValue": "requests are served one after the other",
+        "writeBufferHighWaterMark": "write buffers have a fixed bound",
+        "writeBufferLowWaterMark": "write buffers have a fixed bound",
+    }
 
     listen_port: Port = 9876  # 0: any that is free
     bind_address: str = "0.0.0.0"
@@ -34,8 +41,24 @@ class NamesrvConfig(Config, kw_only=True):
     write_buffer_high_water_mark: Count = 0
     write_buffer_low_water_mark: Count = 0
 
+    @property
+    def socket_options(self) -> SocketOptions:
+        """What its sockets are given."""
+        return SocketOptions(
+            backlog=self.server_socket_backlog,
+            accepted_send_bytes=self.server_socket_snd_buf_size,
+            accepted_receive_bytes=self.server_socket_rcv_buf_size,
+        )
+
     def settle(self, warn: Callable[[str, str], None]) -> None:
-        """Check that the files that are written have a place; relative paths become absolute."""
+        """Check that the files that are written have a place; relative paths become absolute.
+
+        A host's name in bindAddress becomes its IPv4 address.
+        """
+        try:
+            self.bind_address = listening_address(self.bind_address)
+        except ValueError as error:
+            raise InvalidValue("bindAddress", f"an address of this machine, or its name ({error})") from None
         for key, path in (("kvConfigPath", self.kv_config_path), ("configStorePath", self.config_store_path)):
             if not path:
                 raise InvalidValue(key, "a file path")

@@ -60,6 +60,8 @@ class Config(msgspec.Struct, rename="camel", kw_only=True):
     """Other spellings of a key that Apache (of some version) takes too."""
     MISSPELLINGS: ClassVar[Mapping[str, str]] = {}
     """Spellings taken here that Apache ignores: a warning says so."""
+    NO_EFFECT: ClassVar[Mapping[str, str]] = {}
+    """Keys that are checked and shown, but change nothing in this version → why."""
     IGNORED: ClassVar[frozenset[str]] = frozenset()
     """Keys of Apache that mean nothing here (thread counts and the like): taken without a word."""
     ENVIRONMENT: ClassVar[Mapping[str, str]] = {}
@@ -99,13 +101,17 @@ class Loaded(Generic[C]):
 
     def describe(self) -> str:
         """Give the effective configuration, one `key=value  # origin` a line (what `-p` prints)."""
-        lines = [(f"{key}={text}", self.origin(key)) for key, text in settings(self.value)]
+        lines = [(f"{key}={text}", self._origin_and_effect(key)) for key, text in settings(self.value)]
         lines += [
             (f"{key}={text}", f"{self.origin(key)}, ignored: pymq has no use for it")
             for key, text in self.ignored.items()
         ]
         width = min(max((len(setting) for setting, _ in lines), default=0), 60)
         return "\n".join(f"{setting:<{width}}  # {origin}" for setting, origin in lines)
+
+    def _origin_and_effect(self, key: str) -> str:
+        reason = self.value.NO_EFFECT.get(key)
+        return self.origin(key) + (f", no effect in this version: {reason}" if reason else "")
 
 
 def home(*parts: str) -> str:
@@ -242,6 +248,9 @@ class _Reading(Generic[C]):
     def settled(self) -> Loaded[C]:
         value = self.cls(**{self.known[key].name: item for key, item in self.values.items()})
         self.settle(value)
+        for key, reason in self.cls.NO_EFFECT.items():
+            if key in self.origins:
+                self.warnings.append(f"{self.origins[key]}: {key} has no effect in this version: {reason}")
         return Loaded(value, self.origins, self.warnings, self.ignored)
 
     def settle(self, value: Config) -> None:
@@ -286,6 +295,8 @@ def _convert(info: FieldInfo, text: str) -> Any:
         text.encode()
     except UnicodeEncodeError:
         raise InvalidValue(info.encode_name, "a value in UTF-8") from None
+    if "\0" in text:
+        raise InvalidValue(info.encode_name, "a value without NUL")
     kind = _kind(info)
     value: object = text
     if kind is int:

@@ -7,7 +7,6 @@ of a sync, are `StoreBroken`, after which nothing is sure to be on disk until a 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import fcntl
 import functools
@@ -259,6 +258,8 @@ def _sync_folder(path: str) -> None:
 
 def _sync_file_systems(paths: Iterator[str]) -> bool:
     """Bring the whole file systems that hold these files to the disk; False where the system cannot."""
+    import ctypes  # here, so that no start pays for it
+
     syncfs = getattr(ctypes.CDLL(None, use_errno=True), "syncfs", None)
     if syncfs is None:
         return False

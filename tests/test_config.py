@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import fields
 
 from pymq.broker.broker_config import BrokerConfig, BrokerRole, FlushDiskType, check_supported
 from pymq.config import Loaded, absolute, load, properties_text, settings, update
@@ -27,6 +29,11 @@ def broker(tmp_path: Path, text: str | bytes) -> Loaded[BrokerConfig]:
     path = tmp_path / "broker.conf"
     path.write_bytes(text.encode() if isinstance(text, str) else text)
     return load(BrokerConfig, path)
+
+
+def without_effect_warnings(loaded: Loaded[BrokerConfig]) -> list[str]:
+    """Give the warnings but for those about keys that have no effect in this version."""
+    return [warning for warning in loaded.warnings if "has no effect in this version" not in warning]
 
 
 def refusal(tmp_path: Path, text: str | bytes) -> str:
@@ -112,7 +119,7 @@ def test_a_comment_behind_a_value_is_cut_with_what_apache_would_make_of_it(tmp_p
     assert (loaded.value.broker_name, loaded.value.file_reserved_time) == ("a", 48)
     assert loaded.value.cluster_topic_enable is True
     assert loaded.value.flush_disk_type is FlushDiskType.ASYNC_FLUSH
-    named, reserved, enabled, flushed = loaded.warnings
+    named, reserved, enabled, flushed = without_effect_warnings(loaded)
     assert "broker.conf:1: brokerName: the comment '#x' cut off" in named
     assert "Apache would keep it, as part of the value: 'a #x'" in named
     assert "use its default, 72" in reserved
@@ -187,6 +194,19 @@ def test_a_file_of_windows_with_a_byte_order_mark_and_a_comment_in_gbk_is_read(t
         ("messageDelayLevel=1s 5x", "times like 1s 5m 2h 1d"),
         ("mappedFileSizeCommitLog=10", "a whole number from 4096"),
         ("diskMaxUsedSpaceRatio=0.75", "a whole number from 1 to 100"),
+        ("storePathRootDir=/tmp/a\\u0000b", "a value without NUL"),
+        ("brokerIP1=my host", "an IPv4 address, or a name that has one ('my host' is neither"),
+        ("brokerIP1=::1", "an IPv4 address, or a name that has one (::1 is an IPv6 address)"),
+        ("brokerIP2=fe80::1", "an IPv4 address"),
+        ("brokerIP1=10.0.0", "an IPv4 address"),
+        ("brokerIP1=10.0.0.256", "an IPv4 address"),
+        ("brokerIP1=" + "n" * 64, "has no IPv4 address"),
+        ("bindAddress=my host", "an address of this machine, or its name"),
+        ("bindAddress=" + "n" * 64, "an address of this machine, or its name"),
+        ("brokerClusterName=", "letters, digits and . _ - % |"),
+        ("brokerName=a\\u0001b", "letters, digits and . _ - % |"),
+        ("brokerName=a/b", "letters, digits and . _ - % |"),
+        ("brokerName=" + "n" * 128, "at most 127 bytes"),
     ],
 )
 def test_a_bad_value_stops_with_file_line_key_and_what_was_expected(
@@ -195,6 +215,33 @@ def test_a_bad_value_stops_with_file_line_key_and_what_was_expected(
     said = refusal(tmp_path, f"# a comment\n{line}\n")
     assert said.startswith(f"broker.conf:2: {line.split('=')[0]}: expected ")
     assert expected in said
+
+
+def test_hosts_names_become_ipv4_addresses_and_no_address_means_all(tmp_path: Path) -> None:
+    value = broker(tmp_path, "brokerIP1=localhost\nbrokerIP2=localhost\nbindAddress=localhost").value
+    assert (value.broker_ip1, value.broker_ip2, value.bind_address) == ("127.0.0.1",) * 3
+    assert broker(tmp_path, "bindAddress=").value.bind_address == "0.0.0.0"
+
+
+def test_a_broker_on_an_ipv6_address_must_have_an_ipv4_one_to_tell_to_clients(tmp_path: Path) -> None:
+    assert "brokerIP1: expected an IPv4 address to tell" in refusal(tmp_path, "bindAddress=::1")
+    assert broker(tmp_path, "bindAddress=::1\nbrokerIP1=127.0.0.1").value.bind_address == "::1"
+    assert broker(tmp_path, "bindAddress=::").value.bind_address == "::"
+
+
+def test_a_name_server_takes_a_hosts_name_or_no_address_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "namesrv.conf"
+    for text, address in (("localhost", "127.0.0.1"), ("", "0.0.0.0"), ("::1", "::1")):
+        path.write_text(f"bindAddress={text}")
+        assert load(NamesrvConfig, path).value.bind_address == address
+    path.write_text("bindAddress=my host")
+    with pytest.raises(ConfigError, match=r"namesrv\.conf:1: bindAddress: expected an address"):
+        load(NamesrvConfig, path)
+
+
+def test_brokers_may_be_called_as_hosts_are_and_in_any_alphabet(tmp_path: Path) -> None:
+    value = broker(tmp_path, "brokerName=mq-1.example.com\nbrokerClusterName=集群_1").value
+    assert (value.broker_name, value.broker_cluster_name) == ("mq-1.example.com", "集群_1")
 
 
 @pytest.mark.parametrize(
@@ -264,6 +311,39 @@ def test_the_defaults_are_supported() -> None:
     check_supported(BrokerConfig())
 
 
+# --- keys without effect ------------------------------------------------------------------------------
+
+
+def test_a_key_that_has_no_effect_yet_is_reported_once_and_marked_where_it_is_shown(tmp_path: Path) -> None:
+    path = tmp_path / "broker.conf"
+    loaded = broker(tmp_path, "listenPort=10911\nfileReservedTime=48\nmessageIndexEnable=true")
+    assert sorted(loaded.warnings) == [
+        f"{path}:2: fileReservedTime has no effect in this version: messages are never deleted yet",
+        f"{path}:3: messageIndexEnable has no effect in this version: there is no message index yet",
+    ]
+    lines = [" ".join(line.split()) for line in loaded.describe().splitlines()]
+    deleted = "no effect in this version: messages are never deleted yet"
+    assert f"fileReservedTime=48 # {path}:2, {deleted}" in lines
+    assert f"deleteWhen=04 # default, {deleted}" in lines
+    assert f"listenPort=10911 # {path}:1" in lines
+
+
+@pytest.mark.parametrize(("program", "cls"), [("broker", BrokerConfig), ("namesrv", NamesrvConfig)])
+def test_each_key_has_either_a_use_or_the_mark_that_it_has_none(
+    program: str, cls: type[BrokerConfig] | type[NamesrvConfig]
+) -> None:
+    config_file = f"{program}_config.py"
+    sources = [path for path in (HERE.parent / program).rglob("*.py") if path.name != config_file]
+    text = "".join(path.read_text() for path in sources)
+    own = (HERE.parent / program / config_file).read_text()
+    used = set(re.findall(r"config\.(\w+)", text + own))
+    for name in used & {"socket_options", "commit_log_folder", "namesrv_addresses"}:
+        body = own.split(f"def {name}(")[1].split("def ")[0]
+        used.update(re.findall(r"\bself\.(\w+)", body))
+    unused = {info.encode_name for info in fields(cls) if info.name not in used}
+    assert unused == set(cls.NO_EFFECT)
+
+
 # --- where a value came from --------------------------------------------------------------------------
 
 
@@ -324,7 +404,7 @@ def test_the_text_of_a_configuration_gives_it_back(tmp_path: Path) -> None:
     config = BrokerConfig(region_id="中文 #1 \\ ", trace_on=False, broker_role=BrokerRole.ASYNC_MASTER)
     loaded = broker(tmp_path, properties_text(config))
     assert loaded.value == config
-    assert loaded.warnings == []
+    assert without_effect_warnings(loaded) == []
 
 
 # --- Apache's keys, the tutorial's files, our samples -------------------------------------------------

@@ -5,8 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable, Iterable
 
-from pymq.store.messagestore import MessageStore
-
 from pymq.broker.broker_config import BrokerConfig
 from pymq.broker.consumer_offsets import ConsumerOffsetTable
 from pymq.broker.live_clients import LiveClients
@@ -29,6 +27,7 @@ from pymq.protocol.headers.administration import (
     QueryTopicConsumeByWhoRequest,
     UpdateAndCreateSubscriptionGroupRequest,
 )
+from pymq.store.messagestore import MessageStore
 from pymq.transport.dispatch import Answer, Request, Row, row
 
 log = logging.getLogger("pymq.broker.groups")

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from pymq.store.messagestore import MessageStore
-
 from pymq.broker.consumer_offsets import ConsumerOffsetTable
 from pymq.broker.name_checks import group_fault, topic_fault
 from pymq.errors import ResponseError
@@ -22,6 +20,7 @@ from pymq.protocol.headers.messaging import (
     UpdateConsumerOffsetRequest,
     ViewMessageRequest,
 )
+from pymq.store.messagestore import MessageStore
 from pymq.transport.dispatch import Answer, Request, Row, row
 
 

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import msgspec
+
 from pymq.broker.broker_config import BrokerConfig
 from pymq.broker.figures import Figures
 from pymq.broker.name_checks import NOT_FOR_SENDING, topic_fault
-from pymq.broker.topics import TopicTable
+from pymq.broker.subscription_groups import SubscriptionGroups
+from pymq.broker.topics import RETRY_PREFIX, TopicTable
 from pymq.clock import Clock
 from pymq.errors import MessageIllegal, ResponseError, StoreError
 from pymq.protocol import properties as names
@@ -25,7 +28,7 @@ from pymq.protocol.headers.messaging import (
     SendMessageResponse,
 )
 from pymq.protocol.message import decode_batch
-from pymq.protocol.properties import get_property, join_properties
+from pymq.protocol.properties import decode_properties, encode_properties, get_property, join_properties
 from pymq.protocol.sysflags import HOST_MASK, MULTI_TAGS, TRANSACTION_MASK
 from pymq.protocol.tag_filter import tags_code
 from pymq.store.messagestore import MessageStore
@@ -34,6 +37,9 @@ from pymq.transport.dispatch import Answer, Request, Row, row
 _KEPT_FLAGS = ~(HOST_MASK | TRANSACTION_MASK)
 """A client's sysFlag bits that are believed: hosts are the broker's to say, and a message that its properties
 do not call transactional is none (semantics.md §1.6)."""
+
+VERSION_OWN_RETRY_LIMIT = 121
+"""From this version (3.4.9) on a client says itself after how many attempts it gives up."""
 
 SendHeader = SendMessageRequest | SendMessageRequestV2
 
@@ -45,12 +51,14 @@ class SendProcessor:
         self,
         config: BrokerConfig,
         topics: TopicTable,
+        groups: SubscriptionGroups,
         store: MessageStore,
         clock: Clock,
         figures: Figures,
     ) -> None:
         self._config = config
         self._topics = topics
+        self._groups = groups
         self._store = store
         self._put = store.put
         self._clock = clock
@@ -76,8 +84,11 @@ class SendProcessor:
         header = request.header
         try:
             topic = self._topics.get(header.topic)
-            if topic is None or self._guarded or header.topic in NOT_FOR_SENDING:
+            if topic is None or self._guarded or header.topic[:1] == "%" or header.topic in NOT_FOR_SENDING:
                 topic = self._admit(header)
+                if header.topic.startswith(RETRY_PREFIX):
+                    request, topic = self._retried(request, topic)
+                    header = request.header
             queue_id = header.queue_id
             if queue_id < 0:
                 queue_id = self._clock.random.randrange(max(1, topic.write_queue_nums))
@@ -129,6 +140,36 @@ class SendProcessor:
             )
         return topic
 
+    def _retried(
+        self, request: Request[SendHeader], topic: TopicConfig
+    ) -> tuple[Request[SendHeader], TopicConfig]:
+        """A message for a group's retry topic, or for its dead letters (semantics.md §1.4).
+
+        Ordered consumers send so, and others whose CONSUMER_SEND_MSG_BACK has failed.
+        """
+        header = request.header
+        if header.batch == "true" or type(header) is SendBatchMessageRequest:
+            raise ResponseError(ResponseCode.MESSAGE_ILLEGAL, "batch request does not support retry group")
+        name = header.topic.removeprefix(RETRY_PREFIX)
+        group = self._groups.get_or_create(name)
+        if group is None:
+            raise ResponseError(
+                ResponseCode.SUBSCRIPTION_GROUP_NOT_EXIST, f"subscription group not exist, {name}"
+            )
+        limit = group.retry_max_times
+        if request.version >= VERSION_OWN_RETRY_LIMIT and header.max_reconsume_times is not None:
+            limit = header.max_reconsume_times
+        if (header.reconsume_times or 0) < limit:
+            return request, topic
+        topic = self._topics.ensure_dlq_topic(name)
+        properties = decode_properties(header.properties or "")
+        if names.DELAY in properties:
+            properties[names.DELAY] = "0"  # no further attempt to wait for
+        header = msgspec.structs.replace(
+            header, topic=topic.topic_name, queue_id=0, properties=encode_properties(properties)
+        )
+        return Request(request.connection, request.command, header), topic
+
     def _store_one(self, request: Request[SendHeader], topic: TopicConfig, queue_id: int) -> Answer:
         header = request.header
         # A separator in front lets every name be found by one search for `\x02NAME\x01`.
@@ -179,8 +220,6 @@ class SendProcessor:
     def _store_batch(self, request: Request[SendHeader], queue_id: int) -> Answer:
         header = request.header
         own = header.properties or ""
-        if header.topic.startswith("%RETRY%"):
-            raise ResponseError(ResponseCode.MESSAGE_ILLEGAL, "batch request does not support retry group")
         if get_property(own, names.DELAY) or header.sys_flag & TRANSACTION_MASK:
             raise ResponseError(
                 ResponseCode.MESSAGE_ILLEGAL, "a batch can be neither delayed nor transactional"

@@ -5,8 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable, Iterable
 
-from pymq.store.messagestore import MessageStore
-
 from pymq.broker.arrivals import Arrivals
 from pymq.broker.broker_config import BrokerConfig
 from pymq.broker.name_checks import PERM_MAX, queues_fault, topic_fault
@@ -24,6 +22,7 @@ from pymq.protocol.headers.administration import (
     GetTopicConfigRequest,
     GetTopicStatsInfoRequest,
 )
+from pymq.store.messagestore import MessageStore
 from pymq.transport.dispatch import Answer, Request, Row, row
 
 log = logging.getLogger("pymq.broker.topics")

@@ -75,8 +75,9 @@ def detach(log_file: Path) -> Callable[[bool, str], None]:
     """
     if not hasattr(os, "fork"):
         raise PymqError("--daemon needs a system with fork: run pymq as a service here")
-    with _attempting("write the log file", log_file):
+    with _attempting("make the log file's folder", log_file.parent):
         log_file.parent.mkdir(parents=True, exist_ok=True)
+    with _attempting("write the log file", log_file):
         log = os.open(log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     heard, told = os.pipe()
     sys.stdout.flush()

@@ -236,7 +236,7 @@ class Connection(asyncio.Protocol):
 
     def _crashed(self, command: Command, error: BaseException) -> None:
         answer = Answer(ResponseCode.SYSTEM_ERROR, remark=f"{type(error).__name__}: {error}")
-        self.answer(command, answer, cause=error)
+        self.answer(command, answer, error)
 
     def _note_refusal(self, command: Command, answer: Answer, cause: BaseException | None) -> None:
         if self._refusals is None:
@@ -244,7 +244,7 @@ class Connection(asyncio.Protocol):
         now = asyncio.get_running_loop().time()
         self._refusals.note(now, command.code, answer.code, answer.remark, cause)
 
-    def answer(self, command: Command, answer: Answer, *, cause: BaseException | None = None) -> None:
+    def answer(self, command: Command, answer: Answer, cause: BaseException | None = None) -> None:
         """Write the answer to a request, in the serialisation that it came in.
 
         One that is no success and not routine has a line in the log, too; `cause` is what its handler

@@ -1,4 +1,4 @@
-"""The log lines about requests that one connection refused: the first of a kind at once, then one a minute."""
+"""Log lines about the requests that a connection refused: the first of a kind at once, then one a minute."""
 
 from __future__ import annotations
 
@@ -68,7 +68,9 @@ class Refusals:
             log.error("%s: request %d failed%s", self._address, request, more, exc_info=cause)
         else:
             said = _printable(remark or "no remark")
-            log.warning("%s: request %d refused, %s: %s%s", self._address, request, describe(code), said, more)
+            log.warning(
+                "%s: request %d refused, %s: %s%s", self._address, request, describe(code), said, more
+            )
 
     def close(self) -> None:
         """The connection has ended: say how many had no line of their own."""

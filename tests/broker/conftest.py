@@ -12,7 +12,7 @@ import pytest
 from pymq.broker.app import Broker
 from pymq.broker.broker_config import BrokerConfig
 from pymq.clock import SystemClock
-from pymq.disk import SystemDisk
+from pymq.disk import Disk, SystemDisk
 from pymq.network import SystemNetwork
 from pymq.transport.pool import Pool
 
@@ -24,7 +24,7 @@ async def start_broker(tmp_path: Path) -> AsyncIterator[StartBroker]:
     """Starts brokers: settings as keywords, in snake case. The store lies in the test's folder."""
     async with AsyncExitStack() as running:
 
-        async def start(**settings: Any) -> Broker:
+        async def start(*, disk: Disk | None = None, **settings: Any) -> Broker:
             config = BrokerConfig(
                 **{
                     "broker_name": "broker-a",
@@ -33,10 +33,11 @@ async def start_broker(tmp_path: Path) -> AsyncIterator[StartBroker]:
                     "store_path_root_dir": str(tmp_path / "store"),
                     "mapped_file_size_commit_log": 1 << 20,
                     "max_message_size": 1 << 16,
+                    "disk_min_free_bytes": 1,  # how full the machine's disk is matters to no test
                     **settings,
                 }
             )
-            broker = Broker(config, clock=SystemClock(), disk=SystemDisk(), network=SystemNetwork())
+            broker = Broker(config, clock=SystemClock(), disk=disk or SystemDisk(), network=SystemNetwork())
             return await running.enter_async_context(broker)
 
         yield start

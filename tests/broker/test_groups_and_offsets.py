@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from pymq.broker.app import Broker
+from pymq.broker.consumer_offsets import ConsumerOffsetTable
 from pymq.errors import ResponseError
 from pymq.network import SystemNetwork
 from pymq.protocol.bodies.body import MessageQueue
@@ -284,6 +285,10 @@ async def test_a_topic_is_made_changed_and_deleted_by_request(broker: Broker, po
         CreateTopicRequest("rmq_sys_x", 1, 1, 6),
         CreateTopicRequest("a b", 1, 1, 6),
         CreateTopicRequest("x", -1, 1, 6),
+        CreateTopicRequest("x", 2**31 - 1, 1, 6),
+        CreateTopicRequest("x", 1, 65_536, 6),
+        CreateTopicRequest("x", 1, 1, -1),
+        CreateTopicRequest("x", 1, 1, 8),
         CreateTopicRequest("x", 1, 1, 6, topic_filter_type="NONE"),
         DeleteTopicInBrokerRequest("SELF_TEST_TOPIC"),
     ],
@@ -292,6 +297,63 @@ async def test_topics_that_cannot_be_set_up(broker: Broker, pool: Pool, header: 
     with pytest.raises(ResponseError) as refused:
         await pool.call(broker.address, header)
     assert refused.value.code == ResponseCode.SYSTEM_ERROR
+
+
+@pytest.mark.parametrize(
+    "group",
+    [
+        SubscriptionGroupConfig(""),
+        SubscriptionGroupConfig("a b"),
+        SubscriptionGroupConfig("g" * 256),
+        SubscriptionGroupConfig("g", retry_queue_nums=2**31 - 1),
+        SubscriptionGroupConfig("g", retry_queue_nums=-1),
+    ],
+)
+async def test_groups_that_cannot_be_set_up(
+    broker: Broker, pool: Pool, group: SubscriptionGroupConfig
+) -> None:
+    with pytest.raises(ResponseError) as refused:
+        await pool.call(broker.address, UpdateAndCreateSubscriptionGroupRequest(), group.encode())
+    assert refused.value.code == ResponseCode.SYSTEM_ERROR
+
+
+@pytest.mark.parametrize("name", ["", "組@\x01", "g@h"])
+async def test_no_pull_heartbeat_or_offset_makes_a_group_of_an_illegal_name(
+    broker: Broker, pool: Pool, name: str
+) -> None:
+    await send(pool, broker.address, "orders", b"x")
+    heartbeat = HeartbeatData("c", [], [ConsumerData("good"), ConsumerData(name)])
+    for header, body in (
+        (pull_header("orders", consumer_group=name), b""),
+        (HeartBeatRequest(), heartbeat.encode()),
+        (UpdateConsumerOffsetRequest(name, "orders", 0, 1), b""),
+    ):
+        with pytest.raises(ResponseError, match="The specified group") as refused:
+            await pool.call(broker.address, header, body)
+        assert refused.value.code == ResponseCode.SYSTEM_ERROR
+    groups = SubscriptionGroupWrapper.decode(
+        (await pool.call(broker.address, GetAllSubscriptionGroupConfigRequest())).body
+    )
+    assert name not in groups.subscription_group_table
+    table = ConsumerOffsets.decode((await pool.call(broker.address, GetAllConsumerOffsetRequest())).body)
+    assert table.offset_table == {}
+    with pytest.raises(ResponseError, match="no consumer for this group"):
+        await pool.call(broker.address, GetConsumerListByGroupRequest("good"))
+
+
+@pytest.mark.parametrize(("topic", "queue_id"), [("", 0), ("a@b", 0), ("orders", -1)])
+async def test_offsets_of_no_queue_are_refused(broker: Broker, pool: Pool, topic: str, queue_id: int) -> None:
+    with pytest.raises(ResponseError, match="offset not stored"):
+        await pool.call(broker.address, UpdateConsumerOffsetRequest("g", topic, queue_id, 1))
+
+
+def test_offsets_of_groups_with_an_at_in_their_name_are_told_apart() -> None:
+    table = ConsumerOffsetTable()
+    table.load('{"offsetTable":{"t@h":{0:1},"t@g@h":{0:2},"no group":{0:3}}}')
+    assert (table.topics_of("h"), table.topics_of("g@h")) == (["t"], ["t"])
+    assert sorted(table.groups_of("t")) == ["g@h", "h"]
+    table.remove_group("h")
+    assert table.body().offset_table == {"t@g@h": {0: 2}}
 
 
 async def test_tables_are_kept_over_a_restart(start_broker: StartBroker, pool: Pool) -> None:

@@ -58,7 +58,7 @@ def test_p_of_standalone_shows_both_and_the_sample_it_stands_on(tmp_path: Path) 
     assert result.stdout.count("listenPort=") == 2
     settings = shown(result)
     assert settings[f"storePathRootDir={tmp_path / 'data' / 'store'}"] == "command line"
-    assert "standalone.conf:" in settings["cleanFileForciblyEnable=false"]
+    assert "standalone.conf:" in settings["diskMinFreeBytes=268435456"]
 
 
 def test_p_of_a_name_server_names_the_file_that_updates_go_to(tmp_path: Path) -> None:
@@ -149,7 +149,7 @@ def test_a_log_file_that_cannot_be_written_is_named_with_what_it_is_for(tmp_path
     log = tmp_path / "file" / "x.log"
     result = pymq("namesrv", "--daemon", "--log-file", str(log))
     assert result.exit_code == 1
-    assert result.stderr == f"pymq: cannot write the log file {log}: Not a directory\n"
+    assert result.stderr == f"pymq: cannot make the log file's folder {log.parent}: File exists\n"
 
 
 def test_a_pid_file_that_cannot_be_written_is_named_with_what_it_is_for(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ import pytest
 from tests.interop.apache import apache_cluster, java_driver
 from tests.interop.drivers import Driver, Started
 from tests.interop.foreign import go_driver, node_driver
-from tests.interop.processes import Cluster
+from tests.interop.processes import Cluster, kill_what_runs
 from tests.interop.pymq_servers import pymq_cluster
 
 VERSIONS = ("4.3.2", "4.9.4")
@@ -43,6 +43,13 @@ def fresh(kind: str) -> str:
 def message(topic: str, body: str, **fields: Any) -> dict[str, Any]:
     """A message as the drivers take it: topic, body, tags, keys, properties, broker and queue_id."""
     return {"topic": topic, "body": body} | fields
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_is_left_running() -> Iterator[None]:
+    """Ends servers whose fixture or test failed half-way."""
+    yield
+    kill_what_runs()
 
 
 @pytest.fixture(scope="session")

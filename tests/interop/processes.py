@@ -77,6 +77,15 @@ def registered(namesrv_port: int) -> set[str]:
     return {text for text in body.decode().split('"') if text.startswith(f"{HOST}:")}
 
 
+_running: set[Server] = set()
+
+
+def kill_what_runs() -> None:
+    """End all servers that still run: those of tests that failed before they could."""
+    for server in list(_running):
+        server.kill()
+
+
 class Server:
     """A server process with its log file, stopped by its own id."""
 
@@ -88,6 +97,7 @@ class Server:
             self._process = subprocess.Popen(
                 command, cwd=folder, env=dict(env), stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
+        _running.add(self)
 
     def wait_for(self, what: str, condition: Callable[[], object]) -> None:
         """Return once `condition()` is true; AssertionError if the process ends before."""
@@ -111,14 +121,18 @@ class Server:
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
         try:
-            return self._process.wait(_STOP_SECONDS)
+            status = self._process.wait(_STOP_SECONDS)
         except subprocess.TimeoutExpired:
             return self.kill()
+        _running.discard(self)
+        return status
 
     def kill(self) -> int:
         """End the process without giving it a word to say (SIGKILL)."""
         self._process.kill()
-        return self._process.wait(_STOP_SECONDS)
+        status = self._process.wait(_STOP_SECONDS)
+        _running.discard(self)
+        return status
 
 
 def _listens(port: int) -> bool:

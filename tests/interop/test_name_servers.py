@@ -21,7 +21,7 @@ APACHE = "4.9.4"
 FROM_BOTH = ["by java", "by python"]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def name_servers(tmp_path_factory: pytest.TempPathFactory, java_drivers: JavaDrivers) -> Iterator[list[Node]]:
     """pymq's and Apache's."""
     folder = tmp_path_factory.mktemp("name-servers")
@@ -32,7 +32,7 @@ def name_servers(tmp_path_factory: pytest.TempPathFactory, java_drivers: JavaDri
     ours.kill()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def ours_with_apache_broker(
     tmp_path_factory: pytest.TempPathFactory, name_servers: list[Node]
 ) -> Iterator[Cluster]:
@@ -43,7 +43,7 @@ def ours_with_apache_broker(
     broker.kill()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def theirs_with_pymq_broker(
     tmp_path_factory: pytest.TempPathFactory, name_servers: list[Node]
 ) -> Iterator[Cluster]:

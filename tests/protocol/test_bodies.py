@@ -229,3 +229,8 @@ def test_a_data_version_hides_what_only_5_x_knows() -> None:
 def test_a_number_that_is_no_java_int_is_refused(number: str) -> None:
     with pytest.raises(BodyError, match="readQueueNums"):
         TopicConfig.decode(f'{{"topicName":"T","readQueueNums":{number}}}'.encode())
+
+
+def test_numbers_in_bodies_are_read_as_fastjson_reads_them() -> None:
+    config = TopicConfig.decode(b'{"topicName":"T","readQueueNums":8.0,"writeQueueNums":"4"}')
+    assert (config.read_queue_nums, config.write_queue_nums) == (8, 4)

@@ -26,13 +26,23 @@ from pymq.protocol.header import (
     to_text,
 )
 from pymq.protocol.headers.administration import CreateTopicRequest
-from pymq.protocol.headers.messaging import ConsumerSendMsgBackRequest, GetMaxOffsetRequest
+from pymq.protocol.headers.messaging import (
+    ConsumerSendMsgBackRequest,
+    GetMaxOffsetRequest,
+    PullMessageRequest,
+    SendMessageRequestV2,
+)
 from pymq.protocol.headers.naming import GetRouteInfoRequest
 from tests.protocol.header_classes import HEADER_CLASSES, REQUESTS, field_kinds, headers_of, wire_name
 
 WITH_FIELDS = [cls for cls in HEADER_CLASSES if cls.__struct_fields__]
 
 EVERY_HEADER = st.one_of(*(headers_of(cls) for cls in WITH_FIELDS))
+
+NO_NUMBERS = ["abc", "", "0x1", " 1", "1 ", "1_0", "\u0661", "+", "-", "+-1", "--1", True, {}, [1]]
+FLOATS = ["1.0", "1.", "0.0", "-0.0", "1e2", "1E2", "100e-2", "nan", "inf", 1.0, 0.0, -0.0, 1.5, 1e2, 1e300]
+SIGNED = [("+5", 5), ("-5", -5), ("007", 7), ("+007", 7), ("-007", -7), ("-0", 0), ("+0", 0), ("000", 0)]
+"""Texts that Java's Integer.parseInt takes."""
 
 FIELDS = [(cls, name) for cls in WITH_FIELDS for name in cls.__struct_fields__]
 
@@ -115,8 +125,8 @@ def test_an_ill_typed_field_is_named(cls: type[Header], name: str) -> None:
         str: [{"a": 1}, [1]],
         bool: ["1", "0", "yes", "", 1, 0, "t", [True]],
         Flag: ["1", "0", "yes", "", 1, 0, "t", [True]],
-        Int: ["abc", "", "0x1", " 1", 2**31, str(2**31), -(2**31) - 1, str(-(2**31) - 1), 1.5, True, {}],
-        Long: ["abc", "", "0x1", " 1", 2**63, str(2**63), -(2**63) - 1, str(-(2**63) - 1), 1.5, True, {}],
+        Int: [*NO_NUMBERS, *FLOATS, 2**31, str(2**31), -(2**31) - 1, f"{-(2**31) - 1}", "9" * 5000],
+        Long: [*NO_NUMBERS, *FLOATS, 2**63, str(2**63), -(2**63) - 1, f"{-(2**63) - 1}", "9" * 5000],
     }
     for value in wrong[kind]:
         assert all(f"`{wire}`" in text for text in refusals(cls, {**sample(cls), wire: value})), value
@@ -130,8 +140,8 @@ def test_bare_numbers_and_booleans_are_read_by_their_text(cls: type[Header], nam
         str: [(12, "12"), (True, "true"), (False, "false")],
         bool: [(True, True), ("TRUE", True), ("True", True), (False, False), ("fAlse", False)],
         Flag: [(True, "true"), ("TRUE", "true"), ("True", "true"), (False, "false"), ("fAlse", "false")],
-        Int: [(5, 5), ("5", 5), (-(2**31), -(2**31)), (str(2**31 - 1), 2**31 - 1)],
-        Long: [(5, 5), ("5", 5), (-(2**63), -(2**63)), (str(2**63 - 1), 2**63 - 1)],
+        Int: [(5, 5), ("5", 5), (-(2**31), -(2**31)), (str(2**31 - 1), 2**31 - 1), *SIGNED],
+        Long: [(5, 5), ("5", 5), (-(2**63), -(2**63)), (str(2**63 - 1), 2**63 - 1), *SIGNED],
     }
     for value, meant in same[kind]:
         for header in read_in_all_ways(cls, {**sample(cls), wire: value}):
@@ -146,9 +156,25 @@ def test_unknown_fields_of_any_kind_are_ignored(cls: type[Header]) -> None:
         assert to_text(header).keys() == sample(cls).keys()
 
 
+@pytest.mark.parametrize("bare", [b"1.0", b"1e2", b"1E2", b"0e0", b"-0.0", b"100e-2", b"1e999"])
+@pytest.mark.parametrize("cls", [GetMaxOffsetRequest, SendMessageRequestV2, PullMessageRequest])
+def test_a_bare_number_with_a_point_or_an_exponent_is_no_int(cls: type[Header], bare: bytes) -> None:
+    wire = wire_name(cls, "queue_id")
+    raw = json.dumps({**sample(cls), wire: "@"}).encode().replace(b'"@"', bare)
+    with pytest.raises(HeaderError):
+        from_json(cls, raw)
+
+
 def test_the_range_of_a_number_is_said_with_the_field() -> None:
     [text, *_] = refusals(GetMaxOffsetRequest, {"topic": "T", "queueId": "2147483648"})
     assert text == "GetMaxOffsetRequest: Expected `int` <= 2147483647 - at field `queueId`"
+
+
+def test_what_a_number_may_be_is_said_with_the_field() -> None:
+    for text in refusals(GetMaxOffsetRequest, {"topic": "T", "queueId": "1.0"}):
+        assert text == "GetMaxOffsetRequest: expected a whole number, got '1.0' - at field `queueId`"
+    [text, *_] = refusals(GetMaxOffsetRequest, {"topic": "T", "queueId": "x" * 5000})
+    assert len(text) < 120
 
 
 def test_what_a_boolean_may_be_is_said_with_the_field() -> None:

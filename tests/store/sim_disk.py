@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 import os.path
 import random
+from collections.abc import Collection
 
 from pymq.disk import Deliver, DiskUsage, Done, FileLock, Job, MappedBuffer, MappedFile
 from pymq.errors import StoreError, StoreFull, StoreLocked
@@ -94,6 +95,7 @@ class SimFile:
 
     def sync(self) -> None:
         self._disk.maybe_fail("sync")
+        self._disk.syncs += 1
         content = self._disk.contents.get(self.path)
         if content is not None:
             content.durable = content.buffer[: content.size]
@@ -122,6 +124,10 @@ class SimDisk:
         self.held: set[str] = set()
         self.failing: dict[str, type[StoreError]] = {}
         """Action ("create", "reserve", "sync", "write") → the error it ends in."""
+        self.synced_at_once: list[int] = []
+        """How many files each `sync_many` was given."""
+        self.syncs = 0
+        """How many files were synced."""
         self.hold_jobs = False
         self.jobs: list[tuple[Job, Done]] = []
 
@@ -195,6 +201,11 @@ class SimDisk:
 
     def file(self, path: str, size: int) -> MappedFile:
         return SimFile(self, path, size)
+
+    def sync_many(self, files: Collection[MappedFile]) -> None:
+        self.synced_at_once.append(len(files))
+        for file in files:
+            file.sync()
 
     def lock(self, path: str) -> FileLock:
         if path in self.locked:

@@ -217,3 +217,32 @@ def test_folders_that_are_missing_hold_nothing(tmp_path: Path) -> None:
 def test_the_usage_is_rounded_up_to_a_hundredth() -> None:
     assert DiskUsage(total=1100, used=501, free=499).ratio == 0.51
     assert DiskUsage(total=0, used=0, free=0).ratio == 0
+
+
+def test_many_files_are_synced_together_and_missing_ones_need_it_not(tmp_path: Path) -> None:
+    disk = SystemDisk()
+    files = [disk.file(str(tmp_path / str(i)), 4096) for i in range(300)]
+    for file in files[1:]:
+        file.create(sync_folder=False)
+        file.map(readahead=False)[:5] = b"hello"
+    disk.sync_many([])
+    disk.sync_many(files[:3])
+    disk.sync_many(files)
+    for file in files:
+        file.unmap()
+
+
+def test_a_failed_sync_of_many_files_is_a_broken_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = SystemDisk()
+    files = [disk.file(str(tmp_path / str(i)), 4096) for i in range(300)]
+    for file in files:
+        file.create(sync_folder=False)
+
+    def fail(*_: object, **__: object) -> int:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "open", fail)
+    with pytest.raises(StoreBroken):
+        disk.sync_many(files)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import struct
 
+import pytest
+
+from pymq.errors import StoreBroken
 from pymq.store.messagestore import MessageStore
 from tests.sim import SimClock
 from tests.store.making import open_store, put
@@ -93,3 +96,39 @@ def test_a_flush_spans_files_and_full_files_are_let_go() -> None:
     logs = [content for path, content in disk.contents.items() if "/commitlog/" in path]
     assert all(content.durable == content.buffer[:] for content in logs)
     assert len([path for path in disk.held if "/commitlog/" in path]) == 1
+
+
+@pytest.mark.parametrize("is_flush_under_way", [False, True])
+def test_a_stop_brings_all_queues_to_the_disk_at_once(is_flush_under_way: bool) -> None:
+    disk, clock = SimDisk(), SimClock()
+    store = open_store(disk, "/s", clock)
+    disk.hold_jobs = True
+    for i in range(200):
+        put(store, f"T{i}")
+    if is_flush_under_way:
+        clock.advance(61_000)
+        store.tick()
+        assert len(disk.jobs) > 1
+    disk.synced_at_once.clear()
+    syncs_before = disk.syncs
+    store.close()
+    assert disk.synced_at_once == [200]
+    assert disk.syncs - syncs_before <= 202, "what waited is not done twice"
+    queues = [content for path, content in disk.contents.items() if "/consumequeue/" in path]
+    assert all(content.durable == content.buffer[:] for content in queues)
+    assert not disk.exists("/s/abort")
+
+
+def test_an_error_that_a_flush_meets_while_the_store_stops_is_no_clean_end() -> None:
+    disk, clock = SimDisk(), SimClock()
+    store = open_store(disk, "/s", clock)
+    put(store)
+    disk.hold_jobs = True
+    store.flush_now()
+    job, _ = disk.jobs.pop()
+    disk.failing["sync"] = StoreBroken
+    with pytest.raises(StoreBroken):
+        job()  # what it tells the owner comes too late
+    disk.failing.clear()
+    store.close()
+    assert disk.exists("/s/abort")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pymq.errors import StoreBroken, StoreFull
+from pymq.errors import StoreBroken, StoreError, StoreFull
 from pymq.protocol.message import RECORD_FIXED_SIZE
 from tests.sim import SimClock
 from tests.store.making import BORN_HOST, open_store, put, read_queue
@@ -119,5 +119,36 @@ def test_an_error_of_a_background_reservation_is_an_error_of_the_store() -> None
         put(store, body=bytes(100))
     disk.failing["reserve"] = StoreBroken
     disk.run_jobs()
+    with pytest.raises(StoreBroken):
+        put(store)
+
+
+def test_a_disk_judged_full_refuses_puts_until_it_is_judged_otherwise() -> None:
+    disk, clock = SimDisk(), SimClock()
+    store = open_store(disk, "/s", clock)
+    put(store, body=b"before")
+    store.refuse_while_full("9 of 10 used")
+    assert not store.is_writable
+    with pytest.raises(StoreFull, match="9 of 10 used"):
+        put(store)
+    assert [r.body for r in read_queue(store, "T", 0)] == [b"before"], "reading goes on"
+    store.refuse_while_full("")
+    put(store, body=b"after")
+    store.refuse_while_full("9 of 10 used")
+    store.close()
+    assert not disk.exists("/s/abort"), "a full disk hinders no clean end"
+    store.refuse_while_full("")
+    with pytest.raises(StoreError, match="closed"):
+        put(store)
+
+
+def test_a_disk_that_is_full_and_broken_stays_broken_when_it_has_room_again() -> None:
+    disk = SimDisk()
+    store = open_store(disk, "/s")
+    put(store)
+    store.refuse_while_full("full")
+    disk.failing["sync"] = StoreBroken
+    store.flush_now()
+    store.refuse_while_full("")
     with pytest.raises(StoreBroken):
         put(store)

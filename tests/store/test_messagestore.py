@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 
@@ -337,3 +338,47 @@ def test_a_foreign_file_stops_the_start(root: str) -> None:
     Path(root, "commitlog", "notes.txt").write_text("mine")
     with pytest.raises(StoreCorrupt, match=r"notes\.txt"):
         open_store(SystemDisk(), root)
+
+
+def test_a_new_store_is_called_new_and_an_empty_one_opens_without_a_word(
+    root: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    open_store(SystemDisk(), root).close()
+    assert [record.getMessage() for record in caplog.records] == [f"new store in {root}"]
+    caplog.clear()
+    open_store(SystemDisk(), root).close()
+    assert caplog.records == []
+
+
+def test_files_whose_names_begin_with_a_dot_are_left_alone_with_a_warning(
+    root: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = open_store(SystemDisk(), root)
+    put(store, "T")
+    store.close()
+    strange = [Path(root, "commitlog", ".DS_Store"), Path(root, "consumequeue", "T", "0", ".nfs01")]
+    for path in strange:
+        path.write_bytes(b"something")
+    store = open_store(SystemDisk(), root)
+    assert len(read_queue(store, "T", 0)) == 1
+    store.close()
+    said = [record.getMessage() for record in caplog.records]
+    assert said == [f"{path} is none of the store's files: ignored" for path in strange]
+    assert all(path.read_bytes() == b"something" for path in strange)
+
+
+def test_one_read_looks_at_a_bounded_number_of_messages_however_many_are_asked_for(root: str) -> None:
+    store = open_store(
+        SystemDisk(), root, commit_log_segment_bytes=8 << 20, consume_queue_segment_bytes=800_000
+    )
+    count = 20_000
+    for _ in range(count):
+        put(store, "T", body=b"", tags="a")
+    put(store, "T", body=b"", tags="b")
+    none = store.get("T", 0, 0, 2**31 - 1, tag_codes("b"))
+    assert none.status is GetStatus.NO_MATCHED_MESSAGE
+    assert 800 <= none.next_begin_offset <= 16_000
+    found = store.get("T", 0, none.next_begin_offset, 2**31 - 1, tag_codes("b"))
+    assert (found.status, found.next_begin_offset, found.count) == (GetStatus.FOUND, count + 1, 1)
+    store.close()

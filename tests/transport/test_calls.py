@@ -212,6 +212,27 @@ async def test_msgpack_is_never_sent_to_a_peer_that_did_not_agree(peers: Peers) 
         await call
 
 
+async def test_only_the_answer_to_the_offer_agrees_on_msgpack(peers: Peers) -> None:
+    accepted, port = await peers.raw_server()
+    connection = await peers.pool(offer_msgpack=True).connection(f"127.0.0.1:{port}")
+    peer = await accepted.get()
+    agree = dict([AGREE_MSGPACK])
+    offering = asyncio.ensure_future(connection.call(ASK))
+    offer = await peer.expect()
+    for stray in (-1, None):  # an answer that nobody waits for, and one to a request that offered nothing
+        other = asyncio.ensure_future(connection.call(ASK))
+        request = await peer.expect()
+        assert request.serialization == Serialization.JSON
+        peer.send(ask(opaque=stray or request.opaque, flag=1, extra=agree))
+        if stray:
+            peer.send(ask(opaque=request.opaque, flag=1))
+        await other
+    peer.send(ask(opaque=offer.opaque, flag=1, extra=agree))
+    await offering
+    connection.oneway(ASK)
+    assert (await peer.expect()).serialization == Serialization.MSGPACK
+
+
 async def test_only_those_who_offer_it_get_the_field_back(peers: Peers) -> None:
     _, port = await peers.server()
     peer = await peers.raw(port)

@@ -137,8 +137,10 @@ async def test_a_bad_field_is_named_in_the_answer_and_logged_once(
     with caplog.at_level(logging.INFO):
         peer.send(bytes.fromhex(bad.sent))
         answer = await peer.expect()
-    assert answer.remark == "GetMaxOffsetRequest: Expected `int`, got `str` - at field `queueId`"
-    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert answer.remark == "GetMaxOffsetRequest: expected a whole number, got 'abc' - at field `queueId`"
+    [record] = caplog.records
+    assert record.levelname == "WARNING"
+    assert record.getMessage().endswith(f": request 30 refused, SYSTEM_ERROR: {answer.remark}")
 
 
 @pytest.mark.parametrize("bad", ["ffffffff", "0000000407000000", "00000008000000046162636400"])
