@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ import pytest
 class Standalone:
     """A running process with a name server and a broker."""
 
-    process: subprocess.Popen[str]
+    process: subprocess.Popen[bytes]
     namesrv: str
     broker: str
     log: Path
@@ -34,33 +35,41 @@ class Standalone:
         return int((self.namesrv if role == "namesrv" else self.broker).rpartition(":")[2])
 
 
-@pytest.fixture(scope="module")
-def standalone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Standalone]:
-    """A standalone on free ports; it must still be alive, and end cleanly, when the tests are over."""
-    folder = tmp_path_factory.mktemp("standalone")
-    log = folder / "log"
+def start_standalone(folder: Path) -> Standalone:
+    """Start one with its data below `folder` on free ports; its output goes to a log there.
+
+    Into a file, not a pipe: a pipe that nobody reads stops the process once it is full.
+    """
+    log = folder / f"log-{len(list(folder.iterdir()))}"
     command = [sys.executable, "-m", "pymq", "standalone", "--data", str(folder / "data")]
     with log.open("w") as output:
         process = subprocess.Popen(
             [*command, "--port", "0", "--namesrv-port", "0", "--pid-file", str(folder / "pid")],
-            stdout=subprocess.PIPE,
-            stderr=output,
-            text=True,
+            stdout=output,
+            stderr=subprocess.STDOUT,
         )
-        assert process.stdout is not None
-        try:
-            for line in process.stdout:
-                output.write(line)
-                ready = re.search(r"is ready: name server (\S+), broker (\S+),", line)
-                if ready:
-                    break
-            else:
-                pytest.fail(f"standalone did not start: {log.read_text()}")
-            yield Standalone(process, ready[1], ready[2], log)
-            assert process.poll() is None, "the process has ended"
-        finally:
-            process.terminate()
-            rest, _ = process.communicate(timeout=20)
-            output.write(rest)
+    for _ in range(600):
+        ready = re.search(r"is ready: name server (\S+), broker (\S+),", log.read_text())
+        if ready:
+            return Standalone(process, ready[1], ready[2], log)
+        if process.poll() is not None:
+            break
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    pytest.fail(f"standalone did not start: {log.read_text()}")
+
+
+@pytest.fixture(scope="module")
+def standalone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Standalone]:
+    """A standalone on free ports; it must still be alive, and end cleanly, when the tests are over."""
+    running = start_standalone(tmp_path_factory.mktemp("standalone"))
+    process = running.process
+    try:
+        yield running
+        assert process.poll() is None, "the process has ended"
+    finally:
+        process.terminate()
+        process.wait(timeout=20)
     assert process.returncode == 0
-    assert "Traceback" not in log.read_text()
+    assert "Traceback" not in running.log.read_text()
