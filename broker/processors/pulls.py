@@ -7,7 +7,7 @@ stored bytes as slices; or, with nothing there, held in `Arrivals` and run once 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from pymq.broker.arrivals import HEARTBEAT, Arrivals, HeldPull
 from pymq.broker.broker_config import BrokerConfig
@@ -16,7 +16,7 @@ from pymq.broker.figures import Figures
 from pymq.broker.live_clients import LiveClients
 from pymq.broker.subscription_groups import SubscriptionGroups
 from pymq.broker.topics import TopicTable
-from pymq.errors import ResponseError
+from pymq.errors import PymqError, ResponseError
 from pymq.protocol.bodies.subscription import SubscriptionGroupConfig
 from pymq.protocol.bodies.topic_config import PERM_READ
 from pymq.protocol.codes import RequestCode, ResponseCode
@@ -24,7 +24,7 @@ from pymq.protocol.headers.messaging import PullMessageRequest, PullMessageRespo
 from pymq.protocol.sysflags import PullFlag
 from pymq.protocol.tag_filter import TagExpressionError, tag_codes
 from pymq.store.messagestore import GetStatus, MessageStore
-from pymq.transport.dispatch import Answer, Request, Row, row
+from pymq.transport.dispatch import Answer, Request, Row, refused, row
 
 MASTER_ID = 0
 """Which broker to read from next: always the master, as long as there are no slaves."""
@@ -104,10 +104,7 @@ class PullProcessor:
 
         def rerun() -> None:
             # Whatever comes out the second time is the answer; the offset is not committed again.
-            try:
-                request.reply(self._read(header, self._admit(header)))
-            except ResponseError as error:
-                request.reply(Answer(error.code, remark=error.remark))
+            _reply(request, lambda: self._read(header, self._admit(header)))
 
         key = (header.topic, header.queue_id)
         self._arrivals.hold(HeldPull(key, header.queue_offset, codes, request.connection, rerun), timeout_ms)
@@ -124,12 +121,7 @@ class PullProcessor:
             return False
 
         def rerun() -> None:
-            try:
-                answer = self._pull(request, patient_until)
-            except ResponseError as error:
-                answer = Answer(error.code, remark=error.remark)
-            if answer is not None:
-                request.reply(answer)
+            _reply(request, lambda: self._pull(request, patient_until))
 
         key = (request.header.consumer_group, HEARTBEAT)
         self._arrivals.hold(HeldPull(key, 0, None, request.connection, rerun), remaining_ms)
@@ -226,3 +218,13 @@ class PullProcessor:
             return Answer(0, answer_header, result.records, "FOUND")
         self._figures.missed()
         return Answer(int(code), answer_header, remark=status.name)
+
+
+def _reply(request: Request[PullMessageRequest], work: Callable[[], Answer | None]) -> None:
+    """Answer a pull that was held: whatever error of ours comes up, the consumer hears of it."""
+    try:
+        answer = work()
+    except PymqError as error:
+        answer = refused(error)
+    if answer is not None:
+        request.reply(answer)
