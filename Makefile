@@ -7,12 +7,18 @@ SHELL := /bin/bash
 VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := pymq namesrv broker client tests $(wildcard bench)
-# Needs other servers or an index of packages: once, on the default Python, is enough.
-ONCE := --ignore=tests/interop --ignore=tests/cli/test_wheel.py
+# Needs other servers, or is marked `once`: on the default Python only.
+ONCE := --ignore=tests/interop -m "not once"
+# A file's tests stay together. Those with other servers share them, and so run in one process.
+PARALLEL := -n auto --dist loadfile
 # More words for pytest:  make test ARGS="-k config"
 ARGS :=
+# For `make torture`.
+SECONDS := 3600
+ROUNDS := 20
+SEED :=
 
-.PHONY: help run test lint check bench dist dev test-others
+.PHONY: help run test lint check torture bench dist dev test-others
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -20,9 +26,11 @@ help: ## Show this list
 run: $(VENV)/.ready ## Start a name server and a broker here, send and consume a first message, stay up
 	@exec $(BIN)/pymq standalone --data data --hello
 
-test: $(VENV)/.ready ## Run every test, then those without other servers on each other Python found
+test: $(VENV)/.ready ## Run every test, then most of them on each other Python found
 	@echo "--- tests on $$($(BIN)/python -V)"
-	$(BIN)/pytest -q $(ARGS)
+	@if [[ -n "$(ARGS)" ]]; then $(BIN)/pytest -q $(ARGS); else \
+		$(BIN)/pytest -q $(PARALLEL) --ignore=tests/interop && $(BIN)/pytest -q tests/interop; \
+	fi
 	@$(MAKE) --no-print-directory test-others
 
 test-others: $(VENV)/.ready
@@ -33,17 +41,23 @@ test-others: $(VENV)/.ready
 
 test-%: .venv-%/.ready
 	@echo "--- tests on $$(.venv-$*/bin/python -V)"
-	.venv-$*/bin/pytest -q $(ONCE) $(ARGS)
+	.venv-$*/bin/pytest -q $(PARALLEL) $(ONCE) $(ARGS)
 
 lint: $(VENV)/.ready ## Look at style and types
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/mypy
+	@if command -v npm >/dev/null; then npm exec --yes --prefer-offline -- dockerfilelint@1.8.0 Dockerfile; \
+	else echo "npm is not here: nobody looked at the Dockerfile"; fi
 
 check: lint ## The same as lint
 
+torture: $(VENV)/.ready ## Kill, cut off and damage stores for SECONDS=3600, with ROUNDS=20 kills each, from SEED=… on
+	@$(BIN)/python -m tests.torture --seconds $(SECONDS) --rounds $(ROUNDS) $(if $(SEED),--seed $(SEED)) $(ARGS)
+
 bench: $(VENV)/.ready ## Measure sends and pulls
 	@$(BIN)/python -m bench $(ARGS)
+	@[[ -n "$(ARGS)" ]] || $(BIN)/python -m bench --many-queues 20000
 
 dist: $(VENV)/.ready ## Build the source archive and the wheel into dist/
 	$(BIN)/python -m build --outdir dist .

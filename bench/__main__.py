@@ -1,4 +1,4 @@
-"""`python -m bench`: pymq, a bare echo of its frames and Apache RocketMQ under the same load, in turn."""
+"""`python -m bench`: pymq, Apache RocketMQ and two yardsticks under the same load, in turn."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import platform
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -17,11 +17,18 @@ import click
 import msgspec
 
 from bench import report
+from bench.large_batches import run as run_batches
 from bench.loads import Bounds, Load, compile_load, first_accepted_send, run_load
+from bench.many_queues import run_many_queues
+from bench.recovery import run as run_recovery
+from bench.replication import run as run_replication
 from bench.report import Figures
 from bench.servers import (
     APACHE_HEAP,
     APACHE_VERSION,
+    ASYNC_FLUSH,
+    SYNC_FLUSH,
+    YARDSTICKS,
     BenchError,
     Cluster,
     Start,
@@ -55,6 +62,13 @@ def _loads(bodies: Sequence[int]) -> list[Load]:
     return [
         Load(mode, body, inflight) for body in bodies for mode in ("send", "pull") for inflight in (256, 1)
     ]
+
+
+def _for_flush(plan: Plan, flush: str) -> Plan:
+    """How the brokers flush matters to sends only."""
+    if flush == ASYNC_FLUSH:
+        return plan
+    return replace(plan, loads=[load for load in plan.loads if load.mode == "send"])
 
 
 def _plan(quick: bool, rounds: int | None, seconds: float | None) -> Plan:
@@ -91,7 +105,7 @@ def measure_idle(figures: Figures, cluster: Cluster) -> None:
     """Note the memory of a server that is up and has seen no message."""
     cluster.wait_until_it_listens()
     time.sleep(_IDLE_SECONDS)
-    if cluster.name != "echo":
+    if cluster.name not in YARDSTICKS:
         figures.idle_mib.setdefault(cluster.name, []).append(cluster.idle_mib())
 
 
@@ -104,7 +118,7 @@ def measure_loads(figures: Figures, program: Path, clusters: Sequence[Cluster], 
         created: set[tuple[str, str]] = {("echo", _topic(load, number)) for load in plan.loads}
         for load in plan.loads:
             for cluster in clusters:
-                if cluster.name == "echo" and load.mode == "pull":
+                if cluster.name in YARDSTICKS and load.mode == "pull":
                     continue
                 topic = _topic(load, number)
                 if (cluster.name, topic) not in created:
@@ -123,7 +137,7 @@ def _topic(load: Load, number: int) -> str:
 
 def _warm_up(program: Path, cluster: Cluster, plan: Plan) -> None:
     click.echo(f"warming up {cluster.name}", err=True)
-    if cluster.name == "echo":
+    if cluster.name in YARDSTICKS:
         return
     first_accepted_send(cluster, "bench_warmup")
     seconds = plan.jvm_warmup if cluster.name == "apache" else plan.warmup
@@ -148,6 +162,7 @@ def _write_json(path: Path, figures: Figures, machine: dict[str, object]) -> Non
         "start_seconds": figures.start_seconds,
         "idle_mib": figures.idle_mib,
         "failures": figures.failures,
+        "flush": figures.flush,
         "loads": [
             {"mode": load.mode, "body": load.body, "inflight": load.inflight, "servers": servers}
             for load, servers in figures.results.items()
@@ -158,7 +173,7 @@ def _write_json(path: Path, figures: Figures, machine: dict[str, object]) -> Non
 
 def _show(figures: Figures, machine: dict[str, object], quick: bool) -> None:
     system = f"{machine['system']}, {machine['cores']} cores"
-    click.echo(f"\n{system}, Python {machine['python']}, Apache {machine['apache']}")
+    click.echo(f"\n{system}, Python {machine['python']}, Apache {machine['apache']}, {figures.flush}")
     if figures.results:
         click.echo("\n" + report.load_table(figures))
         click.echo("\nMedians. A pull asks for 32 messages; latency is a request's, CPU the broker's.")
@@ -176,7 +191,7 @@ def _show(figures: Figures, machine: dict[str, object], quick: bool) -> None:
 )
 @click.option("--rounds", type=click.IntRange(1, 50), help="Rounds of all loads.  [default: 3]")
 @click.option("--seconds", type=click.FloatRange(0.2, 60), help="Length of one load.  [default: 3]")
-@click.option("--server", "servers", multiple=True, type=click.Choice(["echo", "pymq", "apache"]),
+@click.option("--server", "servers", multiple=True, type=click.Choice(["echo", "naive", "pymq", "apache"]),
               help="Only this one; may come again.  [default: all that can run here]")  # fmt: skip
 @click.option(
     "--body", "bodies", multiple=True, type=click.IntRange(0, 1 << 20), help="Only this size; may come again."
@@ -184,6 +199,13 @@ def _show(figures: Figures, machine: dict[str, object], quick: bool) -> None:
 @click.option(
     "--starts/--no-starts", default=True, show_default=True, help="Measure the time to the first send."
 )
+@click.option("--flush", type=click.Choice(["async", "sync"]), default="async", show_default=True,
+              help="When a send counts as stored: copied, or on the disk. sync: sends only.")  # fmt: skip
+@click.option("--many-queues", type=click.IntRange(1000, 1_000_000), metavar="TOPICS",
+              help="Measure only what so many topics of four queues cost, on pymq.")  # fmt: skip
+@click.option("--recovery", is_flag=True, help="Measure only how a store is checked, built again and opened.")
+@click.option("--batches", is_flag=True, help="Measure only batches of very many messages, on pymq.")
+@click.option("--replication", is_flag=True, help="Measure only a SYNC_MASTER beside an ASYNC_MASTER.")
 @click.option("--folder", type=click.Path(path_type=Path, exists=True, file_okay=False),
               help="Where the stores go while it runs.  [default: the temporary folder]")  # fmt: skip
 @click.option("--profile", type=click.Path(path_type=Path, dir_okay=False),
@@ -198,23 +220,42 @@ def main(
     servers: tuple[str, ...],
     bodies: tuple[int, ...],
     starts: bool,
+    flush: str,
+    many_queues: int | None,
+    recovery: bool,
+    batches: bool,
+    replication: bool,
     folder: Path | None,
     profile: Path | None,
     json_file: Path | None,
 ) -> None:
-    """Measure pymq beside a bare echo of the same frames and beside Apache RocketMQ.
+    """Measure pymq beside Apache RocketMQ, a bare echo of the same frames and a naive send path.
 
     Everything runs on 127.0.0.1 and is removed at the end. Nothing is pinned to a core.
     """
+    if recovery:
+        run_recovery(folder)
+        return
+    if batches:
+        run_batches(folder)
+        return
+    if replication:
+        run_replication(folder)
+        return
+    if many_queues:
+        run_many_queues(many_queues, folder)
+        return
     plan = _plan(quick, rounds, seconds)
     if bodies:
-        plan = Plan(plan.rounds, plan.starts, _loads(bodies), plan.bounds, plan.warmup, plan.jvm_warmup)
-    found = available()
+        plan = replace(plan, loads=_loads(bodies))
+    flush_disk_type = SYNC_FLUSH if flush == "sync" else ASYNC_FLUSH
+    plan = _for_flush(plan, flush_disk_type)
+    found = available(flush_disk_type)
     for name in servers:
         if name not in found:
             raise click.ClickException(f"{name} cannot run here: Apache needs java, javac and mvn")
     chosen = {name: start for name, start in found.items() if not servers or name in servers}
-    figures, machine = Figures(), _machine()
+    figures, machine = Figures(flush=flush_disk_type), _machine()
     try:
         with tempfile.TemporaryDirectory(
             prefix="pymq-bench-", dir=folder, ignore_cleanup_errors=True
@@ -243,7 +284,7 @@ def _run(
             with _running(start, folder / name / "idle") as cluster:
                 measure_idle(figures, cluster)
     if profile and "pymq" in chosen:
-        chosen = chosen | {"pymq": partial(start_pymq, profile=profile)}
+        chosen = chosen | {"pymq": partial(start_pymq, flush=figures.flush, profile=profile)}
     with contextlib.ExitStack() as stack:
         clusters = [
             stack.enter_context(_running(start, folder / name / "load")) for name, start in chosen.items()

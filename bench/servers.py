@@ -1,4 +1,4 @@
-"""The servers that are measured, as processes: the echo, pymq, and Apache RocketMQ where Java and Maven are.
+"""The servers that are measured, as processes: two yardsticks, pymq, and Apache where Java and Maven are.
 
 The `start_…` functions return as soon as the processes are spawned, since what follows is measured too.
 pymq and Apache get the same broker.conf, with everything else at its default.
@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from tests.interop.apache import JVM_OPTIONS, java_classpath
@@ -25,6 +26,7 @@ from tests.interop.processes import HOST, broker_conf, free_port, write_conf
 APACHE_VERSION = "4.9.4"
 APACHE_HEAP = {"namesrv": ("-Xmx128m",), "broker": ("-Xms1g", "-Xmx1g", "-XX:MaxDirectMemorySize=1g")}
 ROOT = Path(__file__).parent.parent
+ASYNC_FLUSH, SYNC_FLUSH = "ASYNC_FLUSH", "SYNC_FLUSH"
 _LISTEN_SECONDS = 60.0
 _STOP_SECONDS = 15.0
 _LOGBACK = (
@@ -87,6 +89,11 @@ class Program:
                 return int(line.split()[1])
         return 0
 
+    def kill(self) -> None:
+        """End the process without giving it a word to say (SIGKILL)."""
+        self._process.kill()
+        self._process.wait()
+
     def stop(self) -> None:
         """End the process, and wait until it has."""
         if self._process.poll() is None:
@@ -123,6 +130,9 @@ class Cluster:
 
 Start = Callable[[Path], Cluster]
 
+YARDSTICKS = ("echo", "naive")
+"""They take sends only, and say how fast the machine is."""
+
 
 def _conf(folder: Path, namesrv: int, broker: int, **more: object) -> Path:
     conf = broker_conf(folder, [], broker, "broker-a") | {"namesrvAddr": f"{HOST}:{namesrv}"} | more
@@ -136,13 +146,20 @@ def start_echo(folder: Path) -> Cluster:
     return Cluster("echo", Program("echo", command, folder, port, {"PYTHONPATH": str(ROOT)}))
 
 
-def start_pymq(folder: Path, profile: Path | None = None) -> Cluster:
+def start_naive(folder: Path) -> Cluster:
+    """Spawn the naive send path."""
+    port = free_port()
+    command = (sys.executable, "-m", "bench.naive", str(port), str(folder))
+    return Cluster("naive", Program("naive", command, folder, port, {"PYTHONPATH": str(ROOT)}))
+
+
+def start_pymq(folder: Path, flush: str = ASYNC_FLUSH, profile: Path | None = None) -> Cluster:
     """Spawn pymq's name server and broker. `profile`: the file for what cProfile saw in the broker."""
     namesrv, broker = free_port(), free_port()
     env = {"HOME": str(folder)}
     settings = {"listenPort": namesrv, "bindAddress": HOST, "kvConfigPath": folder / "kvConfig.json"}
     names_conf = write_conf(folder / "namesrv.conf", settings)
-    conf = _conf(folder, namesrv, broker, bindAddress=HOST)
+    conf = _conf(folder, namesrv, broker, bindAddress=HOST, flushDiskType=flush)
     profiler = ("-m", "cProfile", "-o", str(profile)) if profile else ()
     return Cluster(
         "pymq",
@@ -170,7 +187,7 @@ def start_standalone(folder: Path) -> Cluster:
     return Cluster("pymq standalone", Program("pymq-standalone", command, folder, broker, env))
 
 
-def start_apache(folder: Path) -> Cluster:
+def start_apache(folder: Path, flush: str = ASYNC_FLUSH) -> Cluster:
     """Spawn Apache's name server and broker, with the JVM's own choice of compiler and collector."""
     class_path = java_classpath(APACHE_VERSION)
     for name in ("logback_namesrv", "logback_broker"):
@@ -180,7 +197,7 @@ def start_apache(folder: Path) -> Cluster:
     namesrv, broker = free_port(), free_port()
     confs = {
         "namesrv": write_conf(folder / "namesrv.conf", {"listenPort": namesrv}),
-        "broker": _conf(folder, namesrv, broker),
+        "broker": _conf(folder, namesrv, broker, flushDiskType=flush),
     }
     options = [each for each in JVM_OPTIONS if not each.startswith("-XX:")]  # those are for short tests
 
@@ -197,11 +214,14 @@ def start_apache(folder: Path) -> Cluster:
     return Cluster("apache", java("broker", "broker.BrokerStartup", broker), [names])
 
 
-def available() -> dict[str, Start]:
-    """The servers that can be started here, by name, in the order of the report."""
-    found: dict[str, Start] = {"echo": start_echo}
+def available(flush: str = ASYNC_FLUSH) -> dict[str, Start]:
+    """The servers that can be started here, by name, in the order of the report.
+
+    `flush`: the flushDiskType of the brokers.
+    """
+    found: dict[str, Start] = {"echo": start_echo, "naive": start_naive}
     if importlib.util.find_spec("pymq.broker.app"):
-        found["pymq"] = start_pymq
+        found["pymq"] = partial(start_pymq, flush=flush)
     if shutil.which("java") and shutil.which("javac") and shutil.which("mvn"):
-        found["apache"] = start_apache
+        found["apache"] = partial(start_apache, flush=flush)
     return found

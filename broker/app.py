@@ -3,34 +3,68 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import logging
 import os
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
 import msgspec
 
+from pymq.broker.acknowledgements import Acknowledgements
 from pymq.broker.arrivals import Arrivals
-from pymq.broker.broker_config import BrokerConfig, check_supported
+from pymq.broker.broker_config import BrokerConfig, BrokerRole, FlushDiskType, check_supported
+from pymq.broker.consumer_filters import ConsumerFilterTable
 from pymq.broker.consumer_offsets import ConsumerOffsetTable
+from pymq.broker.delay_offsets import DelayOffsetTable
+from pymq.broker.delayed_puts import DelayedPuts
+from pymq.broker.delays import Delays
 from pymq.broker.disk_watch import DiskWatch
 from pymq.broker.figures import SAMPLE_PERIOD_S, Figures
+from pymq.broker.identity import identity_of
 from pymq.broker.live_clients import LiveClients
+from pymq.broker.moved_offsets import MovedOffsets
+from pymq.broker.part_settings import check_terms, replication_terms, retention_rules, store_config
 from pymq.broker.ports import Ports, take_ports
 from pymq.broker.processors.broker_info import BrokerInfoProcessor
+from pymq.broker.processors.cleaning_requests import CleaningProcessor
+from pymq.broker.processors.consumer_calls import ConsumerCallProcessor
+from pymq.broker.processors.end_transaction import EndTransactionProcessor
+from pymq.broker.processors.group_progress import ProgressProcessor
 from pymq.broker.processors.group_requests import GroupProcessor
 from pymq.broker.processors.memberships import MembershipProcessor
 from pymq.broker.processors.offset_requests import OffsetProcessor
 from pymq.broker.processors.pulls import PullProcessor
+from pymq.broker.processors.queries import QueryProcessor
+from pymq.broker.processors.queue_lock_requests import QueueLockProcessor
+from pymq.broker.processors.recalls import RecallProcessor
+from pymq.broker.processors.replies import ReplyProcessor
+from pymq.broker.processors.send_backs import SendBackProcessor
 from pymq.broker.processors.sends import SendProcessor
 from pymq.broker.processors.topic_requests import TopicProcessor
-from pymq.broker.registration import Identity, Registration
-from pymq.broker.saved_tables import SavedTable, Table
+from pymq.broker.queue_locks import QueueLocks
+from pymq.broker.registration import Registration
+from pymq.broker.replication.copied_tables import (
+    CopiedDelayOffsets,
+    CopiedGroups,
+    CopiedOffsets,
+    CopiedTopics,
+    sources,
+)
+from pymq.broker.replication.master import ReplicationMaster
+from pymq.broker.replication.slave_life import SlaveLife
+from pymq.broker.replication.slave_refusals import refusals
+from pymq.broker.replication.status import SAMPLE_S, MasterStatus, SlaveStatus, StatusProcessor
+from pymq.broker.resets import Resets
+from pymq.broker.saved_tables import Entries, SavedTable, Table
 from pymq.broker.subscription_groups import SubscriptionGroups
+from pymq.broker.timer_rolls import TimerRolls
+from pymq.broker.timer_saves import TimerSaves
+from pymq.broker.timers import Timers
 from pymq.broker.topics import TopicTable
+from pymq.broker.transactions.producers import Producers
+from pymq.broker.transactions.transactions import Transactions
 from pymq.clock import Clock
 from pymq.disk import Disk
 from pymq.errors import StoreError
@@ -38,7 +72,7 @@ from pymq.network import Network, split_address
 from pymq.protocol.codes import RequestCode
 from pymq.protocol.message_ids import pack_host
 from pymq.store.messagestore import MessageStore
-from pymq.store.store_config import StoreConfig
+from pymq.store.timer_journal import TimerJournal
 from pymq.transport.connection import Connection
 from pymq.transport.dispatch import DispatchTable, merge
 from pymq.transport.pool import Pool
@@ -46,8 +80,23 @@ from pymq.transport.server import Server
 
 log = logging.getLogger("pymq.broker")
 
+QUEUE_LOCK_SCAN_S = 1.0
+"""How often queue locks are looked for that have ended."""
+FILTER_SCAN_S = 10.0
+"""How often filters are looked for that nobody uses any more."""
 CLIENT_SCAN_S = 10.0
 """How often clients without heartbeats are looked for (wire.md §1.5)."""
+
+
+class _Tables(NamedTuple):
+    """What a broker knows beside its messages, and what saves it."""
+
+    topics: TopicTable
+    groups: SubscriptionGroups
+    offsets: ConsumerOffsetTable
+    saved_topics: SavedTable
+    saved_groups: SavedTable
+    saved_offsets: SavedTable
 
 
 class Broker:
@@ -90,70 +139,256 @@ class Broker:
         config, clock, disk = self._config, self._clock, self._disk
         ports = take_ports(self._network, config.bind_address, config.listen_port)
         starting.callback(ports.close)
-        identity = self._identity(ports)
+        identity = identity_of(config, ports, self._network)
         disk.start(asyncio.get_running_loop().call_soon_threadsafe)
         starting.callback(disk.stop)
 
-        store = MessageStore(_store_config(config), disk, clock, pack_host(*split_address(identity.address)))
-        store.open()
-        starting.callback(store.close)
-        disk_watch = DiskWatch(config, disk, store.refuse_while_full)
-        disk_watch.start()
-        self._every(starting, config.clean_resource_interval / 1000, disk_watch.judge)
-        starting.callback(asyncio.ensure_future(_flush_in_time(store)).cancel)
+        own_host = pack_host(*split_address(identity.address))
+        store = self._open_store(own_host, starting)
         arrivals = Arrivals(config.pull_thread_pool_queue_capacity)
         starting.callback(arrivals.close)
         store.on_dispatch.append(arrivals.notify)
 
-        topics, groups = TopicTable(config, clock), SubscriptionGroups(config, clock)
-        offsets = ConsumerOffsetTable()
-        saved_topics = self._saved("topics", topics, starting)
-        saved_groups = self._saved("subscriptionGroup", groups, starting)
-        saved_offsets = self._saved("consumerOffset", offsets, starting)
-        topics.on_change.append(lambda _: saved_topics.changed())
-        groups.on_change.append(lambda _: saved_groups.changed())
-        _find_lost_topics(topics, store)
+        tables = self._load_tables(starting)
+        topics, groups, offsets, saved_topics, saved_groups, saved_offsets = tables
+        is_slave = config.broker_role is BrokerRole.SLAVE
+        if not is_slave:
+            _find_lost_topics(topics, store)
+            store.on_new_queue.append(lambda topic, queue_id: topics.found(topic, queue_id, clock.now_ms()))
+        delay_offsets = DelayOffsetTable(store)
+        delays = self._delays(store, delay_offsets, starting)
+        timers = self._timers(store, starting)
+
+        delayed = DelayedPuts(delays, timers, timer_wheel_enable=config.timer_wheel_enable)
 
         clients, figures = LiveClients(clock), Figures(clock)
+        transactions = Transactions(
+            store, offsets, topics, delayed, Producers(clients), clock, check_terms(config), own_host=own_host
+        )
+        transactions.progress.on_change.append(saved_offsets.changed)
+        self._begin_transactions(transactions, starting)
+        resets = Resets(clients, clock)
+        clients.on_change.append(resets.members_changed)
         registration = Registration(config, identity, topics, self._name_server_pool)
+        master = ReplicationMaster(store.blocks(), clock, replication_terms(config))
+        starting.callback(master.close)
+        replication: MasterStatus | SlaveStatus = MasterStatus(store, master)
+        if is_slave:
+            slave = self._begin_slave(tables, delay_offsets, store, registration, starting)
+            replication = SlaveStatus(store, slave.replication, clock)
         topics.on_change.append(registration.topic_changed)
-        members = MembershipProcessor(config, clients, groups, topics)
+        filters = self._filters(clients, starting)
+        members = MembershipProcessor(config, clients, groups, topics, filters)
         clients.on_change.append(members.notify_changed)
         clients.on_heartbeat.append(lambda group: arrivals.wake_group(group.name))
+        locks = QueueLocks(clock)
+        locks.on_change.append(self._saved("queueLocks", locks, starting).changed)
+        queue_locks = QueueLockProcessor(locks, clients, members.notify_changed)
+        moved = MovedOffsets(identity.name, own_host, store, clock)
+        acknowledgements = _acknowledgements(config, store, clock, master)
+        sends = SendProcessor(
+            config, topics, groups, store, clock, figures, delayed, transactions, acknowledgements
+        )
+        send_backs = SendBackProcessor(config, topics, groups, store, clock, delays, acknowledgements)
+        ends = EndTransactionProcessor(config, transactions, store, acknowledgements)
         table = merge(
-            SendProcessor(config, topics, groups, store, clock, figures).table,
-            PullProcessor(config, topics, groups, offsets, clients, arrivals, store, figures).table,
-            OffsetProcessor(offsets, store).table,
-            members.table,
-            TopicProcessor(
-                config, topics, store, arrivals, registration.register_topic, saved_topics.save
+            sends.table,
+            send_backs.table,
+            ends.table,
+            RecallProcessor(config, topics, timers, clock, acknowledgements).table,
+            ReplyProcessor(
+                config, sends, clients, store, clock, figures, acknowledgements, identity.address
             ).table,
-            GroupProcessor(config, groups, offsets, topics, clients, store, saved_groups.save).table,
-            BrokerInfoProcessor(config, figures, store, disk, clock).table,
+            PullProcessor(
+                config, topics, groups, offsets, resets, clients, filters, arrivals, store, figures, moved
+            ).table,
+            OffsetProcessor(offsets, resets, store).table,
+            QueryProcessor(config, store).table,
+            members.table,
+            queue_locks.table,
+            TopicProcessor(
+                config, topics, offsets, store, arrivals, registration.register_topic, saved_topics.save
+            ).table,
+            GroupProcessor(
+                groups,
+                offsets,
+                topics,
+                clients,
+                saved_groups.save,
+                saved_offsets.save,
+                registration.register_topic,
+                members.notify_changed,
+            ).table,
+            ProgressProcessor(
+                identity.name,
+                identity.address,
+                topics,
+                groups,
+                offsets,
+                clients,
+                store,
+                clock,
+                saved_offsets.save,
+            ).table,
+            ConsumerCallProcessor(
+                identity.name, topics, offsets, resets, clients, store, saved_offsets.save
+            ).table,
+            CleaningProcessor(topics, store, arrivals).table,
+            BrokerInfoProcessor(config, figures, store, delay_offsets, disk, clock).table,
+            StatusProcessor(replication).table,
         )
 
         def connection_closed(connection: Connection) -> None:
             arrivals.forget(connection)
             clients.connection_closed(connection)
 
-        def save_offsets() -> None:
-            if offsets.changed:
-                saved_offsets.changed()
-
-        starting.callback(save_offsets)
-        self._every(starting, config.flush_consumer_offset_interval / 1000, save_offsets)
+        self._save_now_and_then(offsets, saved_offsets, starting)
         self._every(starting, CLIENT_SCAN_S, clients.expire)
+        self._every(starting, CLIENT_SCAN_S, resets.expire)
+        self._every(starting, QUEUE_LOCK_SCAN_S, queue_locks.expire)
         self._every(starting, SAMPLE_PERIOD_S, figures.sample)
+        self._every(starting, SAMPLE_S, replication.sample)
+        if is_slave:
+            table |= merge(refusals())
         await self._serve(starting, ports, table, connection_closed)
+        await ports.ha.serve(_NoReplication if is_slave else master.connected)
+        if acknowledgements is not None:
+            starting.push_async_callback(acknowledgements.close)
+        starting.callback(sends.stop)
+        starting.callback(send_backs.stop)
+        starting.callback(ends.stop)
         self.port, self.address = ports.main.port, identity.address
         starting.push_async_callback(registration.close)
         await registration.start()
 
-    def _saved(self, name: str, table: Table, starting: AsyncExitStack) -> SavedTable:
+    def _open_store(self, own_host: bytes, starting: AsyncExitStack) -> MessageStore:
+        """The store, with what flushes it and what watches its disk; closed when the broker stops."""
+        config, disk = self._config, self._disk
+        store = MessageStore(store_config(config), disk, self._clock, own_host)
+        store.open()
+        starting.callback(store.close)
+        disk_watch = DiskWatch(config, retention_rules(config), disk, store.refuse_while_full)
+        disk_watch.start()
+        store.on_deleted.append(lambda _: disk_watch.judge())
+        self._every(starting, config.clean_resource_interval / 1000, disk_watch.judge)
+        starting.callback(asyncio.ensure_future(_flush_in_time(store)).cancel)
+        return store
+
+    def _load_tables(self, starting: AsyncExitStack) -> _Tables:
+        """What the store's folder tells of topics, groups and their offsets; saved when the broker stops."""
+        config, clock = self._config, self._clock
+        topics, groups = TopicTable(config, clock), SubscriptionGroups(config, clock)
+        offsets = ConsumerOffsetTable()
+        saved_topics = self._saved("topics", topics, starting, topics)
+        saved_groups = self._saved("subscriptionGroup", groups, starting, groups)
+        saved_offsets = self._saved("consumerOffset", offsets, starting)
+        topics.on_change.append(saved_topics.changed)
+        groups.on_change.append(saved_groups.changed)
+        return _Tables(topics, groups, offsets, saved_topics, saved_groups, saved_offsets)
+
+    def _begin_transactions(self, transactions: Transactions, starting: AsyncExitStack) -> None:
+        """On a master, ask how transactions ended until the broker stops; a slave only follows."""
+        progress = transactions.progress
+        progress.on_mark.append(self._saved("transactions", progress, starting).changed)
+        if self._config.broker_role is BrokerRole.SLAVE:
+            progress.forget_mark()
+        else:
+            transactions.start()
+            starting.push_async_callback(transactions.close)
+
+    def _begin_slave(
+        self,
+        tables: _Tables,
+        delay_offsets: DelayOffsetTable,
+        store: MessageStore,
+        registration: Registration,
+        starting: AsyncExitStack,
+    ) -> SlaveLife:
+        """Follow the master that the name servers tell of, until the broker stops."""
+        topics = tables.topics
+        slave = SlaveLife(
+            self._config,
+            store.replica(),
+            sources(
+                CopiedTopics(topics, tables.saved_topics.changed),
+                CopiedGroups(tables.groups, tables.saved_groups.changed),
+                CopiedOffsets(tables.offsets),
+                CopiedDelayOffsets(delay_offsets),
+            ),
+            lambda topic: topics.get(topic) is not None or topics.is_system(topic),
+            lambda: _find_lost_topics(topics, store),
+            tables.offsets.remove_queue,
+            self._network,
+            self._clock,
+        )
+        store.on_dispatch.append(slave.dispatched)
+        registration.on_answer = slave.registered
+        starting.push_async_callback(slave.close)
+        slave.start()
+        return slave
+
+    def _save_now_and_then(
+        self, offsets: ConsumerOffsetTable, saved: SavedTable, starting: AsyncExitStack
+    ) -> None:
+        """Consumers commit all the time: their offsets are saved now and then, and when the broker stops."""
+
+        def save() -> None:
+            if offsets.changed:
+                saved.changed()
+
+        starting.callback(save)
+        self._every(starting, self._config.flush_consumer_offset_interval / 1000, save)
+
+    def _delays(self, store: MessageStore, offsets: DelayOffsetTable, starting: AsyncExitStack) -> Delays:
+        """The delay levels, being delivered until the broker stops; then their offsets are saved."""
+        saved = self._saved("delayOffset", offsets, starting)
+        offsets.on_change.append(saved.changed)
+        delays = Delays(self._config.message_delay_level, store, offsets, self._clock)
+        if self._config.broker_role is BrokerRole.SLAVE:
+            return delays
+        delays.start()
+        offsets.save_soon()
+        starting.push_async_callback(offsets.settle)
+        starting.callback(delays.stop)
+        self._every(starting, self._config.flush_delay_offset_interval / 1000, offsets.save_soon)
+        return delays
+
+    def _timers(self, store: MessageStore, starting: AsyncExitStack) -> Timers:
+        """Timed messages, being delivered until the broker stops; then their journal is saved."""
+        config, disk, clock = self._config, self._disk, self._clock
+        journal = TimerJournal(os.path.join(config.store_path_root_dir, "timerjournal"), disk)
+        saves = TimerSaves(store, journal, disk)
+        max_delay_ms = config.timer_max_delay_sec * 1000
+        timers = Timers(store, journal, saves, clock, max_delay_ms=max_delay_ms)
+        if config.broker_role is BrokerRole.SLAVE:
+            journal.clear()  # the master may cut off what it tells of: it is built again for a new master
+            return timers
+        timers.start()
+        saves.save_soon()
+        starting.push_async_callback(saves.settle)
+        starting.callback(timers.stop)
+        rolls = TimerRolls(store, timers, saves, clock)
+        store.may_delete.append(rolls.may_go)
+        starting.callback(rolls.stop)
+        self._every(starting, config.flush_delay_offset_interval / 1000, saves.save_soon)
+        return timers
+
+    def _filters(self, clients: LiveClients, starting: AsyncExitStack) -> ConsumerFilterTable:
+        """The SQL92 filters of groups, which follow their heartbeats."""
+        filters = ConsumerFilterTable(self._config, self._clock)
+        filters.on_change.append(self._saved("consumerFilter", filters, starting).changed)
+        clients.on_heartbeat.append(filters.heartbeat)
+        clients.on_empty.append(filters.group_left)
+        self._every(starting, FILTER_SCAN_S, filters.clean)
+        return filters
+
+    def _saved(
+        self, name: str, table: Table, starting: AsyncExitStack, entries: Entries | None = None
+    ) -> SavedTable:
         """Load a table from its file, and have it saved when the broker stops."""
         folder = os.path.join(self._config.store_path_root_dir, "config")
-        self._disk.make_folder(folder)
-        saved = SavedTable(os.path.join(folder, f"{name}.json"), table, self._disk)
+        self._disk.make_folder(folder, sync=True)
+        saved = SavedTable(os.path.join(folder, f"{name}.json"), table, self._disk, entries=entries)
         saved.load()
         starting.push_async_callback(saved.close)
         return saved
@@ -175,41 +410,6 @@ class Broker:
         await server.serve(ports.main, table)
         vip = {code: row for code, row in table.items() if code != RequestCode.PULL_MESSAGE}
         await server.serve(ports.vip, vip)
-        await ports.ha.serve(_NoReplication)
-
-    def _identity(self, ports: Ports) -> Identity:
-        """By what this broker is registered, and a log line that says why its address is what it is."""
-        config = self._config
-        if config.broker_ip1:
-            host, reason = config.broker_ip1, "set by brokerIP1"
-        elif config.bind_address not in ("", "0.0.0.0", "::"):
-            host, reason = config.bind_address, "the address that it is bound to; brokerIP1 is not set"
-        else:
-            host, reason = self._network.own_address(), "the first of this machine's; brokerIP1 is not set"
-        identity = Identity(
-            config.broker_cluster_name,
-            config.broker_name,
-            config.broker_id,
-            f"{host}:{ports.main.port}",
-            f"{config.broker_ip2 or host}:{ports.ha.port}",
-        )
-        log.info(
-            "broker %s of cluster %s, id %d, tells clients its address %s (%s)",
-            identity.name,
-            identity.cluster,
-            identity.id,
-            identity.address,
-            reason,
-        )
-        if _is_loopback(host):
-            for address in config.namesrv_addresses:
-                if not _is_loopback(split_address(address)[0]):
-                    log.warning(
-                        "a loopback address is registered with name server %s: clients on other machines "
-                        "will not reach this broker; set brokerIP1",
-                        address,
-                    )
-        return identity
 
     def _name_server_pool(self, on_close: Callable[[Connection], None]) -> Pool:
         return Pool(
@@ -230,6 +430,23 @@ class Broker:
                     log.exception("a periodic task failed; it goes on")
 
         starting.callback(asyncio.ensure_future(repeat()).cancel)
+
+
+def _acknowledgements(
+    config: BrokerConfig, store: MessageStore, clock: Clock, master: ReplicationMaster
+) -> Acknowledgements | None:
+    """Where sends wait before they are answered; None where they need not."""
+    waits_for_disk = config.flush_disk_type is FlushDiskType.SYNC_FLUSH
+    waits_for_slave = config.broker_role is BrokerRole.SYNC_MASTER
+    if not (waits_for_disk or waits_for_slave):
+        return None
+    return Acknowledgements(
+        store,
+        clock,
+        sync_flush_timeout_ms=config.sync_flush_timeout if waits_for_disk else None,
+        slaves=master if waits_for_slave else None,
+        slave_timeout_ms=config.slave_timeout,
+    )
 
 
 def _find_lost_topics(topics: TopicTable, store: MessageStore) -> None:
@@ -253,44 +470,16 @@ async def _flush_in_time(store: MessageStore) -> None:
         except StoreError as error:
             log.error("flushing: %s", error)
             pause_s = 1.0
+        except Exception:  # else nothing would ever be flushed again, and nobody would know
+            log.exception("flushing failed; it is tried again")
+            pause_s = 1.0
         await asyncio.sleep(max(0.001, pause_s))
 
 
 class _NoReplication(asyncio.Protocol):
-    """What answers on the replication port as long as this version has no replication: it hangs up."""
+    """What answers on a slave's replication port: it hangs up."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         peer = transport.get_extra_info("peername")
-        log.warning("%s: a slave asked for replication, which this version does not serve yet", peer)
+        log.warning("%s: a slave asked for replication, but this broker is a slave itself", peer)
         transport.close()
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-def _store_config(config: BrokerConfig) -> StoreConfig:
-    """The store's share of the configuration."""
-    return StoreConfig(
-        root=config.store_path_root_dir,
-        commit_log_path=config.store_path_commit_log,
-        commit_log_segment_bytes=config.mapped_file_size_commit_log,
-        consume_queue_segment_bytes=config.mapped_file_size_consume_queue,
-        max_message_bytes=config.max_message_size,
-        flush_interval_commit_log=config.flush_interval_commit_log,
-        flush_commit_log_least_pages=config.flush_commit_log_least_pages,
-        flush_commit_log_thorough_interval=config.flush_commit_log_thorough_interval,
-        flush_interval_consume_queue=config.flush_interval_consume_queue,
-        flush_consume_queue_least_pages=config.flush_consume_queue_least_pages,
-        flush_consume_queue_thorough_interval=config.flush_consume_queue_thorough_interval,
-        max_transfer_bytes_in_memory=config.max_transfer_bytes_on_message_in_memory,
-        max_transfer_count_in_memory=config.max_transfer_count_on_message_in_memory,
-        max_transfer_bytes_in_disk=config.max_transfer_bytes_on_message_in_disk,
-        max_transfer_count_in_disk=config.max_transfer_count_on_message_in_disk,
-        access_message_in_memory_max_ratio=config.access_message_in_memory_max_ratio,
-        check_crc_on_recover=config.check_crc_on_recover,
-        message_delay_level=config.message_delay_level,
-    )

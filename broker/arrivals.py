@@ -49,6 +49,8 @@ class Arrivals:
         self._count = 0
         # Dicts as sets that keep the order: the first who waits is the first to be woken.
         self._held: dict[Key, dict[HeldPull, None]] = {}
+        self._queue_ids: dict[str, dict[int, None]] = {}
+        """Topic (or group) → for which of its queues somebody waits."""
         self._by_connection: dict[Connection, set[HeldPull]] = {}
         self._woken: list[HeldPull] = []
 
@@ -65,7 +67,11 @@ class Arrivals:
                 ResponseCode.SYSTEM_BUSY, "[OVERLOAD]system busy, start flow control for a while"
             )
         self._count += 1
-        self._held.setdefault(pull.key, {})[pull] = None
+        held = self._held.get(pull.key)
+        if held is None:
+            held = self._held[pull.key] = {}
+            self._queue_ids.setdefault(pull.key[0], {})[pull.key[1]] = None
+        held[pull] = None
         self._by_connection.setdefault(pull.connection, set()).add(pull)
         pull.timer = asyncio.get_running_loop().call_later(timeout_ms / 1000, self._wake, pull)
 
@@ -84,8 +90,9 @@ class Arrivals:
 
     def wake_topic(self, topic: str) -> None:
         """Wake all that wait for a topic: it was deleted or its configuration has changed."""
-        for key in [key for key in self._held if key[0] == topic and key[1] != HEARTBEAT]:
-            self._wake_all(key)
+        for queue_id in list(self._queue_ids.get(topic, ())):
+            if queue_id != HEARTBEAT:
+                self._wake_all((topic, queue_id))
 
     def wake_group(self, group: str) -> None:
         """Wake all that wait for a heartbeat of their group."""
@@ -114,6 +121,10 @@ class Arrivals:
         del held[pull]
         if not held:
             del self._held[pull.key]
+            name, queue_id = pull.key
+            del self._queue_ids[name][queue_id]
+            if not self._queue_ids[name]:
+                del self._queue_ids[name]
 
     def _run_woken(self) -> None:
         woken, self._woken = self._woken, []
@@ -133,6 +144,7 @@ class Arrivals:
                 if pull.timer is not None:
                     pull.timer.cancel()
         self._held.clear()
+        self._queue_ids.clear()
         self._by_connection.clear()
         self._count = 0
         self._woken.clear()

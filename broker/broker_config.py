@@ -10,7 +10,18 @@ from typing import Annotated, ClassVar
 
 from msgspec import Meta, field
 
-from pymq.config import Config, Count, InvalidValue, Long, Port, Positive, absolute, home, split_addresses
+from pymq.config import (
+    Config,
+    Count,
+    InvalidValue,
+    Long,
+    Port,
+    Positive,
+    absolute,
+    home,
+    keys_with_values,
+    split_addresses,
+)
 from pymq.errors import ConfigError
 from pymq.network import SocketOptions, ipv4_address, listening_address
 
@@ -34,52 +45,43 @@ class FlushDiskType(StrEnum):
 
 
 IGNORED_KEYS = """
-adminBrokerThreadPoolNums autoDeleteUnusedStats bitMapLengthConsumeQueueExt channelNotActiveInterval
-clientAsyncSemaphoreValue clientCallbackExecutorThreads clientManageThreadPoolNums
-clientManagerThreadPoolQueueCapacity clientOnewaySemaphoreValue clientPooledByteBufAllocatorEnable
-clientWorkerThreads commercialBaseCount commercialBigCount commercialEnable commercialTimerCount
-commercialTransCount commitCommitLogLeastPages commitCommitLogThoroughInterval consumerManageThreadPoolNums
-consumerManagerThreadPoolQueueCapacity dLegerGroup dLegerPeers dLegerSelfId debugLockEnable diskFallRecorded
-duplicationEnable enableBatchPush enableCalcFilterBitMap enableConsumeQueueExt enableLmq
-enableScheduleMessageStats endTransactionThreadPoolNums expectConsumerNumUseFilter filterServerNums
-flushConsumerOffsetHistoryInterval flushLeastPagesWhenWarmMapedFile haListenPort heartbeatThreadPoolNums
-heartbeatThreadPoolQueueCapacity highSpeedMode isEnableBatchPush isolateLogEnable
-mappedFileSizeConsumeQueueExt maxDelayTime maxErrorRateOfBloomFilter maxLmqConsumeQueueNum
-messageStorePlugIn preferredLeaderId processReplyMessageThreadPoolNums pullMessageThreadPoolNums
-putMessageFutureThreadPoolNums putMsgIndexHightWater putThreadPoolQueueCapacity queryMessageThreadPoolNums
-readOnlyCommitLogStorePaths rocketmqHome sendMessageThreadPoolNums serverCallbackExecutorThreads
-serverPooledByteBufAllocatorEnable serverSelectorThreads serverWorkerThreads storePathDLedgerCommitLog
-transferMsgByHeap useEpollNativeSelector useReentrantLockWhenPutMessage warmMapedFileEnable
+adminBrokerThreadPoolNums=16 autoDeleteUnusedStats=false bitMapLengthConsumeQueueExt=64
+channelNotActiveInterval=60000 clientAsyncSemaphoreValue=65535 clientCallbackExecutorThreads=2
+clientManageThreadPoolNums=32 clientManagerThreadPoolQueueCapacity=1000000 clientOnewaySemaphoreValue=65535
+clientPooledByteBufAllocatorEnable=false clientWorkerThreads=4 commercialBaseCount=1 commercialBigCount=1
+commercialEnable=true commercialTimerCount=1 commercialTransCount=1 commitCommitLogLeastPages=4
+commitCommitLogThoroughInterval=200 consumerManageThreadPoolNums=32
+consumerManagerThreadPoolQueueCapacity=1000000 dLegerGroup= dLegerPeers= dLegerSelfId= debugLockEnable=false
+diskFallRecorded=true duplicationEnable=false enableBatchPush= enableCalcFilterBitMap=false enableLmq=false
+enableScheduleMessageStats=true endTransactionThreadPoolNums=12
+filterServerNums=0 flushConsumerOffsetHistoryInterval=60000 flushLeastPagesWhenWarmMapedFile=4096
+haListenPort=10912 heartbeatThreadPoolNums=2 heartbeatThreadPoolQueueCapacity=50000 highSpeedMode=false
+isEnableBatchPush=false isolateLogEnable=false mappedFileSizeConsumeQueueExt=50331648 maxDelayTime=40
+maxLmqConsumeQueueNum=20000 messageStorePlugIn= preferredLeaderId=
+processReplyMessageThreadPoolNums=20 pullMessageThreadPoolNums=20 putMessageFutureThreadPoolNums=2
+putMsgIndexHightWater=600000 putThreadPoolQueueCapacity=10000 queryMessageThreadPoolNums=10
+readOnlyCommitLogStorePaths= rocketmqHome= sendMessageThreadPoolNums=2 serverCallbackExecutorThreads=0
+serverPooledByteBufAllocatorEnable=true serverSelectorThreads=3 serverWorkerThreads=8
+storePathDLedgerCommitLog= transferMsgByHeap=true useEpollNativeSelector=false
+useReentrantLockWhenPutMessage=true warmMapedFileEnable=false
 """
+"""Keys that mean nothing here, with the defaults of Apache."""
 
-
-NOT_DELETED = "messages are never deleted yet"
 
 NO_EFFECT_KEYS = {
-    NOT_DELETED: """
-        deleteWhen fileReservedTime diskMaxUsedSpaceRatio diskSpaceCleanForciblyRatio cleanFileForciblyEnable
-        deleteCommitLogFilesInterval deleteConsumeQueueFilesInterval destroyMapedFileIntervalForcibly
-        redeleteHangedFileInterval""",
-    "there is no message index yet": """
-        messageIndexEnable messageIndexSafe maxHashSlotNum maxIndexNum defaultQueryMaxNum maxMsgsNumBatch""",
-    "delayed messages are refused": """
-        flushDelayOffsetInterval enableScheduleAsyncDeliver scheduleAsyncDeliverMaxPendingLimit
+    "no reader holds up the deletion of a file": "destroyMapedFileIntervalForcibly",
+    "the index is whole after every start": "messageIndexSafe",
+    "delayed messages are always delivered one after the other": """
+        enableScheduleAsyncDeliver scheduleAsyncDeliverMaxPendingLimit
         scheduleAsyncDeliverMaxResendNum2Blocked""",
-    "transactional messages are refused": """
-        rejectTransactionMessage transactionTimeOut transactionCheckMax transactionCheckInterval""",
-    "replies are refused": "storeReplyMessageEnable",
-    "there is no replication yet": """
-        haMasterAddress haSendHeartbeatInterval haHousekeepingInterval haTransferBatchSize
-        haSlaveFallbehindMax slaveTimeout offsetCheckInSlave slaveReadEnable""",
-    "SYNC_FLUSH is refused": "syncFlushTimeout",
-    "SQL92 filters are refused": "filterSupportRetry filterDataCleanTimeSpan",
+    "timed messages come to the millisecond": "timerPrecisionMs",
+    "a slave never corrects an offset": "offsetCheckInSlave",
     "slow consumers are never refused": "consumerFallbehindThreshold",
     "no such figures are kept": "enableDetailStat",
     "requests are served as they come, none waits in a queue": """
         brokerFastFailureEnable osPageCacheBusyTimeOutMills waitTimeMillsInSendQueue waitTimeMillsInPullQueue
-        waitTimeMillsInHeartbeatQueue waitTimeMillsInTransactionQueue replyThreadPoolQueueCapacity
+        waitTimeMillsInHeartbeatQueue waitTimeMillsInTransactionQueue
         endTransactionPoolQueueCapacity serverOnewaySemaphoreValue serverAsyncSemaphoreValue""",
-    "flushing always goes by flushIntervalCommitLog": "flushCommitLogTimed",
     "there is no transient store pool": """
         transientStorePoolSize fastFailIfNoBufferInStorePool commitIntervalCommitLog""",
     "write buffers have a fixed bound": "writeBufferHighWaterMark writeBufferLowWaterMark",
@@ -100,7 +102,7 @@ class BrokerConfig(Config, kw_only=True):
         "mapedFileSizeConsumeQueue": "mappedFileSizeConsumeQueue",
     }
     MISSPELLINGS: ClassVar[Mapping[str, str]] = {"brokerIp1": "brokerIP1", "brokerIp2": "brokerIP2"}
-    IGNORED: ClassVar[frozenset[str]] = frozenset(IGNORED_KEYS.split())
+    IGNORED: ClassVar[Mapping[str, str]] = keys_with_values(IGNORED_KEYS)
     NO_EFFECT: ClassVar[Mapping[str, str]] = {
         key: reason for reason, keys in NO_EFFECT_KEYS.items() for key in keys.split()
     }
@@ -167,6 +169,8 @@ class BrokerConfig(Config, kw_only=True):
     enable_property_filter: bool = False  # SQL92
     filter_support_retry: bool = False
     filter_data_clean_time_span: Long = 86_400_000
+    max_error_rate_of_bloom_filter: Annotated[int, Meta(ge=1, le=99)] = 20  # percent; for consumerFilter.json
+    expect_consumer_num_use_filter: Positive = 32
     default_query_max_num: Positive = 32
     max_msgs_num_batch: Positive = 64
     enable_detail_stat: bool = True
@@ -174,13 +178,17 @@ class BrokerConfig(Config, kw_only=True):
     # delays and transactions
     message_delay_level: str = "1s 5s 10s 30s 1m 2m 3m 4m 5m 6m 7m 8m 9m 10m 20m 30m 1h 2h"
     flush_delay_offset_interval: Positive = 10_000
+    timer_wheel_enable: bool = True  # False refuses messages with a time of delivery (5.x)
+    timer_max_delay_sec: Positive = 3 * 24 * 3600  # how far ahead that may be
+    timer_precision_ms: Positive = 1_000
+    recall_message_enable: bool = True  # Apache: False
     enable_schedule_async_deliver: bool = False
     schedule_async_deliver_max_pending_limit: Positive = 2_000
     schedule_async_deliver_max_resend_num2_blocked: Count = field(
         default=3, name="scheduleAsyncDeliverMaxResendNum2Blocked"
     )
-    transaction_time_out: Long = 6_000
-    transaction_check_max: Count = 15
+    transaction_time_out: Long = 6_000  # age at which a half message is asked about
+    transaction_check_max: Count = 15  # so often; then it is discarded
     transaction_check_interval: Positive = 60_000
 
     # the store: files
@@ -188,6 +196,7 @@ class BrokerConfig(Config, kw_only=True):
     store_path_commit_log: str = ""  # empty: `commitlog` in the root folder
     mapped_file_size_commit_log: Annotated[int, Meta(ge=4096, le=2**31 - 1)] = 1024**3
     mapped_file_size_consume_queue: Annotated[int, Meta(ge=20, le=2**31 - 1)] = 6_000_000  # held to 20s
+    enable_consume_queue_ext: bool = False
     message_index_enable: bool = True
     message_index_safe: bool = False
     max_hash_slot_num: Positive = 5_000_000
@@ -218,9 +227,10 @@ class BrokerConfig(Config, kw_only=True):
     disk_max_used_space_ratio: Annotated[int, Meta(ge=1, le=100)] = 75  # percent, held within 10 … 95
     disk_space_clean_forcibly_ratio: Annotated[int, Meta(ge=1, le=100)] = 85  # percent; a key of 5.x
     disk_space_warning_level_ratio: Annotated[int, Meta(ge=1, le=100)] = 90  # percent; a key of 5.x
-    disk_min_free_bytes: Long = 0  # our own; when not 0, the disk is full below it, whatever the ratios say
+    # Our own; when not 0, the disk is full below it and short below its double, not by the two ratios above.
+    disk_min_free_bytes: Long = 0
     clean_file_forcibly_enable: bool = True  # may delete messages that are not expired when space is short
-    clean_resource_interval: Positive = 10_000  # how often the disk is judged
+    clean_resource_interval: Positive = 10_000  # how often the disk is judged, and what is old deleted
     delete_commit_log_files_interval: Count = 100
     delete_consume_queue_files_interval: Count = 100
     destroy_maped_file_interval_forcibly: Count = 120_000
@@ -353,19 +363,15 @@ def check_supported(config: BrokerConfig, origins: Mapping[str, str] | None = No
 
 
 def _not_supported(config: BrokerConfig) -> Iterator[tuple[str, str]]:
-    if config.broker_role is not BrokerRole.ASYNC_MASTER:
-        yield "brokerRole", config.broker_role
-    if config.flush_disk_type is not FlushDiskType.ASYNC_FLUSH:
-        yield "flushDiskType", config.flush_disk_type
     if "," in config.store_path_commit_log:
         yield "storePathCommitLog", config.store_path_commit_log
     switches = {
         "aclEnable": config.acl_enable,
         "useTLS": config.use_tls,
-        "enablePropertyFilter": config.enable_property_filter,
         "disableConsumeIfConsumerReadSlowly": config.disable_consume_if_consumer_read_slowly,
         "fetchNamesrvAddrByAddressServer": config.fetch_namesrv_addr_by_address_server,
         "transientStorePoolEnable": config.transient_store_pool_enable,
+        "enableConsumeQueueExt": config.enable_consume_queue_ext,  # its units hold no hashes of tags
         "enableMultiDispatch": config.enable_multi_dispatch,
         "enableDLegerCommitLog": config.enable_dleger_commit_log,
         "enableControllerMode": config.enable_controller_mode,

@@ -1,7 +1,7 @@
 """Who is connected: producers and consumers by group (semantics.md §3.1).
 
 A member is one connection. Subscriptions belong to the group, not to a member: the last heartbeat's set of
-topics replaces the group's, as in Apache.
+topics replaces the group's, as in Apache. What each member wants is kept to tell when they differ.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 
 import msgspec
 
+from pymq.broker.unlike_members import UnlikeMembers, Wants, wants_of
 from pymq.clock import Clock
 from pymq.protocol.bodies.heartbeat import (
     ConsumeFromWhere,
@@ -36,6 +37,7 @@ class Member(msgspec.Struct):
     language: str
     version: int
     heard_ms: int
+    wants: Wants = frozenset()
 
 
 class ConsumerGroup(msgspec.Struct):
@@ -47,21 +49,26 @@ class ConsumerGroup(msgspec.Struct):
     consume_from_where: ConsumeFromWhere
     subscriptions: dict[str, SubscriptionData]
     members: dict[Connection, Member]
+    unlike: UnlikeMembers = msgspec.field(default_factory=UnlikeMembers)
 
 
 class LiveClients:
     """The groups that are online.
 
     `on_change` is called with the group when its members or its set of topics have changed, and
-    `on_heartbeat` after each heartbeat of one of its members.
+    `on_heartbeat` after each heartbeat of one of its members; `on_empty` with the name of one whose
+    last member has left.
     """
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self.on_change: list[Callable[[ConsumerGroup], None]] = []
         self.on_heartbeat: list[Callable[[ConsumerGroup], None]] = []
+        self.on_empty: list[Callable[[str], None]] = []
         self._consumers: dict[str, ConsumerGroup] = {}
         self._producers: dict[str, dict[Connection, Member]] = {}
+        self._producer_connections: dict[str, Connection] = {}
+        self._producer_ids: dict[Connection, str] = {}
 
     # -- joining ------------------------------------------------------------------------------------
 
@@ -80,6 +87,10 @@ class LiveClients:
         joined = self._refresh(group.members, connection, client_id, language, version)
         if joined:
             log.info("consumer %s joined group %s from %s", client_id, group.name, connection.address)
+        wants = wants_of(data.subscription_data_set)
+        if wants != group.members[connection].wants:
+            group.members[connection].wants = wants
+            group.unlike.look(group.name, [(each.client_id, each.wants) for each in group.members.values()])
         resubscribed = self._subscribe(group, data.subscription_data_set)
         if joined or resubscribed:
             self._changed(group)
@@ -91,8 +102,17 @@ class LiveClients:
     ) -> None:
         """Take one producer group of a heartbeat."""
         members = self._producers.setdefault(data.group_name, {})
+        if self._producer_connections.get(client_id) is not connection:
+            self._forget_producer(connection)
+            self._producer_ids[connection] = client_id
+            self._producer_connections[client_id] = connection
         if self._refresh(members, connection, client_id, language, version):
             log.debug("producer %s joined group %s", client_id, data.group_name)
+
+    def _forget_producer(self, connection: Connection) -> None:
+        client_id = self._producer_ids.pop(connection, None)
+        if client_id is not None and self._producer_connections.get(client_id) is connection:
+            del self._producer_connections[client_id]
 
     def _changed(self, group: ConsumerGroup) -> None:
         for listener in self.on_change:
@@ -138,11 +158,14 @@ class LiveClients:
         """A client leaves groups on its own."""
         if producer_group:
             self._leave_producers(producer_group, connection)
+            if not any(connection in members for members in self._producers.values()):
+                self._forget_producer(connection)
         if consumer_group:
             self._leave_consumers(consumer_group, connection)
 
     def connection_closed(self, connection: Connection) -> None:
         """A connection has ended: its members leave all groups."""
+        self._forget_producer(connection)
         for name in [name for name, members in self._producers.items() if connection in members]:
             self._leave_producers(name, connection)
         for name in [name for name, group in self._consumers.items() if connection in group.members]:
@@ -166,6 +189,8 @@ class LiveClients:
             self._changed(group)
         else:
             del self._consumers[name]
+            for listener in self.on_empty:
+                listener(name)
 
     def expire(self) -> None:
         """Close the connections of members whose heartbeat is overdue; closing makes them leave."""
@@ -195,6 +220,10 @@ class LiveClients:
     def producers(self, group: str) -> list[Member]:
         """The members of a producer group."""
         return list(self._producers.get(group, {}).values())
+
+    def producer_connection(self, client_id: str) -> Connection | None:
+        """The connection of a client that is a producer of any group; its last one, if it has several."""
+        return self._producer_connections.get(client_id)
 
     def producer_groups(self) -> dict[str, list[Member]]:
         """All producer groups with their members."""

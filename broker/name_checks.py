@@ -24,9 +24,10 @@ NOT_FOR_SENDING = frozenset(
         "TRANS_CHECK_MAX_TIME_TOPIC",
         "SELF_TEST_TOPIC",
         "OFFSET_MOVED_EVENT",
+        "rmq_sys_wheel_timer",
     ]
 )
-"""semantics.md §1.2, check 4."""
+"""semantics.md §1.2, check 4; and the timer topic, which Apache 5.x lets clients write nonsense to."""
 
 
 def topic_fault(topic: str) -> str | None:

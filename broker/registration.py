@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable
 import msgspec
 
 from pymq.broker.broker_config import BrokerConfig
+from pymq.broker.identity import Identity
 from pymq.broker.name_server_link import NameServerLink
 from pymq.broker.topics import TopicTable
 from pymq.errors import BodyError, PymqError, ResponseError, TransportError
@@ -28,6 +29,7 @@ from pymq.protocol.headers.naming import (
     QueryDataVersionRequest,
     QueryDataVersionResponse,
     RegisterBrokerRequest,
+    RegisterBrokerResponse,
     UnregisterBrokerRequest,
 )
 from pymq.transport.connection import Connection
@@ -38,20 +40,13 @@ log = logging.getLogger("pymq.broker.registration")
 SHORTEST_PERIOD_S, LONGEST_PERIOD_S = 10.0, 60.0
 """What registerNameServerPeriod is held to."""
 
+MASTERLESS_PERIOD_S = 3.0
+"""How often a slave registers while its master is not known: Apache's takes up to a minute to find it."""
+
 START_WAIT_S = 3.0
 """How long the start waits for name servers that give no answer."""
 
 UNREGISTER_TIMEOUT_S = 3.0
-
-
-class Identity(msgspec.Struct, frozen=True):
-    """By what a broker is known. Addresses are `host:port`."""
-
-    cluster: str
-    name: str
-    id: int
-    address: str
-    ha_address: str
 
 
 class Registration:
@@ -74,6 +69,8 @@ class Registration:
         self._links = {address: NameServerLink(address) for address in config.namesrv_addresses}
         self._tasks: list[asyncio.Task[None]] = []
         self._applying_order = False
+        self.on_answer: Callable[[RegisterBrokerResponse], None] | None = None
+        """For a slave: gets what name servers know of its master."""
 
     async def start(self) -> None:
         """Register with all name servers at once; those that are away are tried again in the background.
@@ -121,11 +118,6 @@ class Registration:
         """
         told = [link.told_of(topic) for link in self._links.values() if link.registered]
         await asyncio.gather(*(event.wait() for event in told if event is not None))
-
-    @property
-    def registered_with(self) -> list[str]:
-        """The name servers that know this broker now."""
-        return [link.address for link in self._links.values() if link.registered]
 
     # -- one name server ----------------------------------------------------------------------------
 
@@ -199,6 +191,11 @@ class Registration:
             if whole:
                 link.next_whole(self._period_s)
                 self._take_order(link, reply.body)
+            if self.on_answer is not None:
+                answer = reply.read(RegisterBrokerResponse)
+                self.on_answer(answer)
+                if not answer.ha_server_addr:
+                    link.next_whole(MASTERLESS_PERIOD_S)
             link.tried.set()
 
     def _header(self, body: bytes) -> RegisterBrokerRequest:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import msgspec
 
@@ -85,6 +85,15 @@ class SubscriptionGroups:
     def snapshot(self) -> SubscriptionGroupWrapper:
         """A copy with its data version, which may be encoded on another thread."""
         return SubscriptionGroupWrapper(self.data_version, dict(self._table))
+
+    def part(self, names: Iterable[str]) -> SubscriptionGroupWrapper:
+        """As `snapshot`, but only of these groups."""
+        return SubscriptionGroupWrapper(self.data_version, {name: self._table[name] for name in names})
+
+    def drop(self, names: Iterable[str]) -> None:
+        """While loading: these were deleted after what was loaded so far."""
+        for name in names:
+            self._table.pop(name, None)
 
     def load(self, text: str) -> None:
         """Overlay the built-in groups by what a file holds. Raises BodyError."""

@@ -21,6 +21,7 @@ from pymq.protocol.bodies.topic_config import (
     TopicConfig,
     TopicConfigSerializeWrapper,
 )
+from pymq.store.transaction_topics import CHECK_MAX_TOPIC, HALF_TOPIC
 
 log = logging.getLogger("pymq.broker.topics")
 
@@ -49,7 +50,9 @@ class TopicTable:
         self._table = {topic.topic_name: topic for topic in _system_topics(config)}
         self.get = self._table.get
         """A topic's configuration, or None. Bound once: every send and pull asks."""
-        self._system = frozenset([*self._table, AUTO_CREATE_TOPIC])
+        self._system = frozenset([*self._table, AUTO_CREATE_TOPIC, *NOT_FOR_SENDING])
+        self._deleted: set[str] = set()
+        """By request, since the start."""
         self.saved_ms = 0
         """When the table that was loaded had last changed, ms since 1970; 0 when none was."""
         self.data_version = DataVersion(counter=0, timestamp=clock.now_ms())
@@ -72,6 +75,7 @@ class TopicTable:
 
     def put(self, topic: TopicConfig) -> None:
         """Create or replace a topic."""
+        self._deleted.discard(topic.topic_name)
         self._table[topic.topic_name] = topic
         self._advance(topic.topic_name, self._clock.now_ms())
 
@@ -79,6 +83,7 @@ class TopicTable:
         """Forget a topic; says whether there was one."""
         if self._table.pop(topic, None) is None:
             return False
+        self._deleted.add(topic)
         # Later than the topic's last message, by which `found` tells what was deleted.
         self._advance(topic, self._clock.now_ms() + 1)
         return True
@@ -114,11 +119,24 @@ class TopicTable:
         self.put(created)
         return created
 
-    def ensure_retry_topic(self, group: str, queue_nums: int, is_unit: bool) -> None:
-        """Make the retry topic of a consumer group if it is missing."""
+    def ensure_retry_topic(self, group: str, queue_nums: int, is_unit: bool) -> TopicConfig:
+        """The retry topic of a consumer group, made if it is missing, with `queue_nums` queues, 1 or more.
+
+        One with fewer queues is widened (Apache leaves it, and sends messages to queues that nobody reads).
+        """
         name = RETRY_PREFIX + group
-        if name not in self._table and queue_nums > 0:
-            self.put(_plain(name, queue_nums, TOPIC_UNIT_SUB if is_unit else 0))
+        topic = self._table.get(name)
+        if topic is None:
+            topic = _plain(name, queue_nums, TOPIC_UNIT_SUB if is_unit else 0)
+            self.put(topic)
+        elif min(topic.read_queue_nums, topic.write_queue_nums) < queue_nums:
+            topic = msgspec.structs.replace(
+                topic,
+                read_queue_nums=max(topic.read_queue_nums, queue_nums),
+                write_queue_nums=max(topic.write_queue_nums, queue_nums),
+            )
+            self.put(topic)
+        return topic
 
     def ensure_dlq_topic(self, group: str) -> TopicConfig:
         """The dead letter topic of a consumer group, made if it is missing."""
@@ -129,12 +147,21 @@ class TopicTable:
             self.put(topic)
         return topic
 
+    def ensure_check_max_topic(self) -> TopicConfig:
+        """The topic of half messages that were given up, made if it is missing (semantics.md §6.4)."""
+        topic = self._table.get(CHECK_MAX_TOPIC)
+        if topic is None:
+            topic = _plain(CHECK_MAX_TOPIC, 1)
+            self.put(topic)
+        return topic
+
     def found(self, topic: str, last_queue_id: int, newest_ms: int) -> None:
         """The store has queues of this topic: make it, if it was lost in a crash.
 
-        A topic made on first use reaches the file within a second or two. What is older than the file, but
-        not in it, was deleted: recovery brings a deleted topic's queues back when their records are still
-        in the log.
+        A topic made on first use reaches the file within a second or two, and a slave with its first message:
+        one that is to come later, or only half there, tells neither of its topic. What is older than the
+        file, but not in it, was deleted: recovery brings a deleted topic's queues back when their records are
+        still in the log.
 
         Args:
             topic: its name.
@@ -142,6 +169,9 @@ class TopicTable:
             newest_ms: when its newest message was stored.
         """
         if topic in self._table or topic in NOT_FOR_SENDING:
+            return
+        if topic in self._deleted:
+            log.info("topic %s was deleted; a message that was to come later stays unseen", topic)
             return
         if newest_ms < self.saved_ms:
             log.info("topic %s was deleted; the queues that recovery found in the log stay unused", topic)
@@ -168,6 +198,15 @@ class TopicTable:
     def snapshot(self) -> TopicConfigSerializeWrapper:
         """A copy with its data version, which may be encoded on another thread."""
         return TopicConfigSerializeWrapper(self.data_version, dict(self._table))
+
+    def part(self, names: Iterable[str]) -> TopicConfigSerializeWrapper:
+        """As `snapshot`, but only of these topics."""
+        return TopicConfigSerializeWrapper(self.data_version, {name: self._table[name] for name in names})
+
+    def drop(self, names: Iterable[str]) -> None:
+        """While loading: these were deleted after what was loaded so far."""
+        for name in names:
+            self._table.pop(name, None)
 
     def load(self, text: str) -> None:
         """Overlay the system topics by what a file holds. Raises BodyError.
@@ -236,6 +275,8 @@ def _system_topics(config: BrokerConfig) -> Iterable[TopicConfig]:
     yield topic(config.broker_name, 1, inheriting(config.broker_topic_enable))
     yield topic("OFFSET_MOVED_EVENT", 1)
     yield topic("SCHEDULE_TOPIC_XXXX", 18)
+    yield topic(HALF_TOPIC, 1)
+    yield topic("rmq_sys_wheel_timer", 1)
     yield topic(f"{config.broker_cluster_name}_REPLY_TOPIC", 1)
     if config.trace_topic_enable:
         yield topic(config.msg_trace_topic_name, 1)

@@ -16,7 +16,7 @@ class Membership(Protocol):
     """Lets a consumer join its group, once, and leave it."""
 
     async def join(self) -> GroupMember:
-        """Join. Raises GroupTaken, ClientClosed."""
+        """Join. Raises GroupTaken, FilterRefused, ClientClosed."""
         ...
 
     async def leave(self, member: GroupMember) -> None:
@@ -39,7 +39,7 @@ class Consumer:
     async def start(self) -> None:
         """Join the group. When brokers cannot be reached, it goes on trying in the background.
 
-        Raises GroupTaken, ClientClosed.
+        Raises GroupTaken, FilterRefused, ClientClosed.
         """
         if self._member is None:
             self._member = await self._membership.join()
@@ -75,9 +75,23 @@ class Consumer:
         member.hand_out(process_queue, message)
         return message
 
-    async def fetch(self, max: int = 32, wait: float = 5.0) -> list[ReceivedMessage]:
+    async def receive_batch(self, max: int) -> list[ReceivedMessage]:
+        """Up to `max` messages: what is there, or the first to come, however long that takes.
+
+        With order="ordered" they are the next ones of one queue, in its order; what comes behind them waits
+        until all of them are settled. Raises ClientClosed.
+        """
+        member = self._joined()
+        process_queue, first = await member.inbox.wait()
+        member.hand_out(process_queue, first)
+        if member.is_ordered:
+            return [first, *member.hand_out_behind(first, max - 1)]
+        return [first, *_take(member, max - 1)]
+
+    async def fetch(self, max: int = 32, wait: float | None = 5.0) -> list[ReceivedMessage]:
         """Up to `max` messages: what is there, or the first to come within `wait` seconds; [] when none does.
 
+        With `wait=None` it waits until one comes.
         Raises ClientClosed.
         """
         member = self._joined()

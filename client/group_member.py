@@ -1,35 +1,39 @@
-"""One membership in a consumer group: owns queues, pulls them, settles and commits (semantics.md §12)."""
+"""One membership in a consumer group: owns queues, pulls them and commits (semantics.md §12)."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
+from pymq.client.consume_figures import ConsumeFigures
+from pymq.client.delivery import Delivery
+from pymq.client.direct_consumption import consume_directly
+from pymq.client.failures import ClientClosed
+from pymq.client.flow_control import Room
 from pymq.client.heartbeats import Heartbeats
-from pymq.client.inbox import Inbox
 from pymq.client.offset_store import OffsetStore
 from pymq.client.process_queue import ProcessQueue
 from pymq.client.pull_loop import PullLoop
 from pymq.client.rebalance import Rebalance
-from pymq.client.received import ReceivedMessage
+from pymq.client.received import RETRY_TOPIC_PREFIX, ReceivedMessage
 from pymq.client.repeating import Repeating, end_tasks
 from pymq.client.route_cache import RouteCache
-from pymq.client.send_back import SendBack
+from pymq.client.running_state import running_info
 from pymq.client.settings import Settings
 from pymq.client.start_offset import StartOffset
+from pymq.client.tracing import ConsumeTrace
 from pymq.clock import Clock
 from pymq.errors import PymqError, ResponseError
 from pymq.protocol.bodies import (
+    ConsumeMessageDirectlyResult,
     ConsumerData,
     ConsumerRunningInfo,
-    ConsumeStatus,
     MessageModel,
     MessageQueue,
-    ProcessQueueInfo,
     SubscriptionData,
 )
-from pymq.protocol.codes import VERSION_NAME, ResponseCode
+from pymq.protocol.codes import ResponseCode
 from pymq.protocol.message import MessageRecord
 from pymq.transport.pool import Pool
 
@@ -37,6 +41,9 @@ log = logging.getLogger("pymq.client.consumer")
 
 _SWEEPS = 10
 """How often within a consume time-out it is looked for messages that exceed it."""
+
+_LOOK_AGAIN_S = 0.1
+"""Those who join one after the other let the retry queues be looked at together."""
 
 _UNKNOWN_HERE = frozenset(
     (
@@ -47,15 +54,13 @@ _UNKNOWN_HERE = frozenset(
 )
 """Refusals of a pull by a broker that a heartbeat may set right."""
 
-_TIMED_OUT_DELAY_LEVEL = 3
-
 
 class GroupMember:
-    """The engine under a consumer. Messages go to `inbox`; it hears of them again as their `Settling`.
+    """The engine under a consumer: pulls the queues that it owns. `delivery` gives their messages out.
 
     Attributes:
         group: the group.
-        inbox: what was pulled and is not handed out.
+        inbox: what was pulled and may be handed out.
     """
 
     def __init__(
@@ -66,90 +71,140 @@ class GroupMember:
         rebalance: Rebalance,
         offsets: OffsetStore,
         start_offset: StartOffset,
-        send_back: SendBack,
+        delivery: Delivery,
+        figures: ConsumeFigures,
         clock: Clock,
         settings: Settings,
         group: str,
         subscriptions: Iterable[SubscriptionData],
         *,
         broadcast: bool,
-        prefetch: int,
-        prefetch_bytes: int,
+        room: Room,
         consume_timeout_s: float,
+        trace: ConsumeTrace | None = None,
     ) -> None:
         self.group = group
-        self.inbox = Inbox()
+        self.inbox = delivery.inbox
         self._pool = pool
         self._routes = routes
         self._heartbeats = heartbeats
         self._rebalance = rebalance
         self._offsets = offsets
         self._start_offset = start_offset
-        self._send_back = send_back
+        self._delivery = delivery
+        self._figures = figures
         self._clock = clock
         self._settings = settings
         self._subscriptions = {subscription.topic: subscription for subscription in subscriptions}
         self._broadcast = broadcast
-        self._prefetch = prefetch
-        self._prefetch_bytes = prefetch_bytes
-        self._consume_timeout_s = consume_timeout_s
+        self._room = room
+        self._trace = trace
         self._started_ms = 0
-        self._owned: dict[MessageQueue, ProcessQueue] = {}
+        self._owned = delivery.owned
+        self._share_sizes: dict[str, int] = {}
         self._pulls: dict[MessageQueue, asyncio.Task[None]] = {}
-        self._again: set[asyncio.TimerHandle] = set()
         self._backgrounds = [
             Repeating(f"rebalance of {group}", settings.rebalance_s, self._rebalance_all),
             Repeating(f"offsets of {group}", settings.commit_s, self._commit_all),
-            Repeating(f"time-outs of {group}", consume_timeout_s / _SWEEPS, self._give_up_stuck),
+            Repeating(f"time-outs of {group}", consume_timeout_s / _SWEEPS, delivery.give_up_stuck),
+            Repeating(f"retry queues of {group}", settings.poll_name_server_s, self._refresh_retry_route),
         ]
         self._changing = asyncio.Lock()
-        self._closed = False
+        self._closing: asyncio.Task[None] | None = None
+        self._reset_last: dict[MessageQueue, int] = {}
 
     # -- life ---------------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Join the group and own queues, as far as name servers and brokers can be reached now."""
+        """Join the group and own queues, as far as name servers and brokers can be reached now.
+
+        Raises ClientClosed when it is closed meanwhile.
+        """
         self._started_ms = self._clock.now_ms()
         self._routes.on_change(self._route_changed)
         for topic in self._subscriptions:
             self._routes.subscribe(topic)
+        for topic in self._subscriptions:
             try:
                 if await self._routes.refresh(topic) is None:
                     log.info("topic %s does not exist yet; waiting for it", topic)
             except PymqError as error:
                 log.warning("topic %s: %s", topic, error)
+            self._check_open()
+        self._delivery.start(self)
         await self._heartbeats.add_consumer(self.group, self.describe)
-        await self._rebalance_all()
+        self._check_open()
         for background in self._backgrounds:
-            background.start()
+            background.start()  # before the first rebalance, which may ask for another one soon
+        await self._rebalance_all()
+        self._check_open()
 
     async def close(self) -> None:
-        """Leave the group: nothing more is handed out, what was settled is committed."""
-        if self._closed:
-            return
-        self._closed = True
+        """Leave the group: nothing more is handed out, what was settled is committed.
+
+        Once begun this goes on to its end, though who asked for it is cancelled: half a member would hold its
+        queues for ever. Who asks again waits for the same.
+        """
+        await asyncio.shield(self.begin_close())
+
+    def begin_close(self) -> asyncio.Task[None]:
+        """Begin to leave the group, unless that has begun already; gives the task that does it."""
+        if self._closing is None:
+            name = f"pymq leaving {self.group}"
+            self._closing = asyncio.get_running_loop().create_task(self._leave(), name=name)
+        return self._closing
+
+    @property
+    def is_closing(self) -> bool:
+        """Whether it leaves the group, or has left it."""
+        return self._closing is not None
+
+    def _check_open(self) -> None:
+        if self._closing is not None:
+            raise ClientClosed(f"the consumer of group {self.group} was closed while it was starting")
+
+    async def _leave(self) -> None:
         self._routes.forget(self._route_changed)
         for topic in self._subscriptions:
             self._routes.unsubscribe(topic)
-        self.inbox.close()
-        for timer in self._again:
-            timer.cancel()
-        pulls = list(self._pulls.values())
-        for pull in pulls:
-            pull.cancel()
-        await asyncio.gather(*[background.close() for background in self._backgrounds])
-        committable = self._committable()
-        for process_queue in self._owned.values():
-            process_queue.drop()
-        await end_tasks(*pulls)
-        await self._offsets.commit(committable, wait=True)
-        await self._heartbeats.remove_consumer(self.group)
+        try:
+            # Committed at once what can be: a broker that is silent is waited for once, beside the rest.
+            early = self._offsets.commit(self._committable(), wait=True)
+            await asyncio.gather(self._delivery.stop(), early)
+            pulls = list(self._pulls.values())
+            for pull in pulls:
+                pull.cancel()
+            await asyncio.gather(*[background.close() for background in self._backgrounds])
+            committable = self._committable()
+            for process_queue in self._owned.values():
+                process_queue.drop()
+            await end_tasks(*pulls)
+            last = committable | self._reset_last
+            await self._offsets.commit(last, wait=True, unless_silent=True)
+            await self._delivery.close()
+        finally:
+            await self._heartbeats.remove_consumer(self.group)
+            await end_tasks(*self._pulls.values())  # those of a change that was under way
 
     # -- owning queues ------------------------------------------------------------------------------
 
-    def rebalance_soon(self) -> None:
-        """Work out the owned queues anew, without waiting for it."""
-        self._backgrounds[0].soon()
+    def rebalance_soon(self, delay_s: float = 0.0) -> None:
+        """Work out the owned queues anew, in `delay_s` seconds at the latest, without waiting for it."""
+        self._backgrounds[0].soon(delay_s)
+
+    @property
+    def is_ordered(self) -> bool:
+        """Whether each queue keeps its order."""
+        return self._delivery.is_ordered
+
+    def group_changed(self) -> None:
+        """A broker says so: somebody has joined or left, or the group has more retry queues."""
+        self.rebalance_soon()
+        self._backgrounds[-1].soon(_LOOK_AGAIN_S)
+
+    async def _refresh_retry_route(self) -> None:
+        if not self._broadcast:
+            await self._routes.refresh(RETRY_TOPIC_PREFIX + self.group)
 
     def _route_changed(self, topic: str) -> None:
         if topic in self._subscriptions:
@@ -157,23 +212,36 @@ class GroupMember:
 
     async def _rebalance_all(self) -> None:
         async with self._changing:
-            for topic in self._subscriptions:
-                share = await self._rebalance.share(topic, of_all=self._broadcast)
+            topics = list(self._subscriptions)
+            asked = [self._rebalance.share(topic, of_all=self._broadcast) for topic in topics]
+            shares = dict(zip(topics, await asyncio.gather(*asked), strict=True))
+            # All are counted before the first is pulled: the room of each queue depends on their number.
+            for topic, share in shares.items():
+                if share is not None:
+                    self._share_sizes[topic] = len(share)
+            for topic, share in shares.items():
                 if share is not None:
                     await self._own(topic, share)
 
     async def _own(self, topic: str, share: list[MessageQueue]) -> None:
         gone = [queue for queue in self._owned if queue.topic == topic and queue not in share]
+        gone = await self._delivery.surrender(gone)
         await self._give_up(gone)
-        come = [queue for queue in share if queue not in self._owned]
+        come = [queue for queue in await self._delivery.acquire(share) if queue not in self._owned]
         begins = await asyncio.gather(*[self._begin(queue) for queue in come])
         for queue, offset in zip(come, begins, strict=True):
-            if offset is not None and not self._closed:
+            if offset is not None and not self.is_closing:
                 self._pull(ProcessQueue(queue, offset))
+        await self._delivery.release([queue for queue in come if queue not in self._owned])
         if gone or come:
             log.info("group %s owns %d queues of %s (%d given up)", self.group, len(share), topic, len(gone))
             for process_queue in self._owned.values():
                 process_queue.wake()  # the room of each depends on their number
+        self._offsets.confirm([queue for queue in share if self._is_sure_of(queue)])
+
+    def _is_sure_of(self, queue: MessageQueue) -> bool:
+        """Whether a queue of this member's share is owned; with order, that is, whether its lock is valid."""
+        return queue in self._owned and (not self.is_ordered or self._delivery.locked_ms(queue) > 0)
 
     async def _begin(self, queue: MessageQueue) -> int | None:
         """The offset to begin at, None when it cannot be found out now: the next rebalance tries again."""
@@ -204,29 +272,40 @@ class GroupMember:
         committable = {queue: self._owned[queue].committable for queue in queues}
         for queue in queues:
             self._owned.pop(queue).drop()
+        if queues:
+            self.inbox.forget_dropped()
         await end_tasks(*[self._pulls.pop(queue) for queue in queues])
         await self._offsets.commit(committable, wait=True)
+        await self._delivery.release(queues)
+
+    async def lose(self, queues: Collection[MessageQueue]) -> None:
+        """As Owner.lose. A commit could set back what the new owner has committed."""
+        async with self._changing:
+            lost = [queue for queue in queues if queue in self._owned]
+            for queue in lost:
+                log.warning("group %s: %s is another member's now", self.group, queue)
+                self._owned.pop(queue).drop()
+            self.inbox.forget_dropped()
+            await end_tasks(*[self._pulls.pop(queue) for queue in lost])
 
     # -- pulling (Puller) ---------------------------------------------------------------------------
 
     def room(self, process_queue: ProcessQueue) -> int:
-        """Each owned queue has the same part of what may be held in all."""
-        owned = max(1, len(self._owned))
-        if len(process_queue) and process_queue.size_bytes >= self._prefetch_bytes // owned:
-            return 0
-        if process_queue.span >= self._settings.max_span:
-            return 0
-        return max(1, self._prefetch // owned) - len(process_queue)
+        """As Puller.room."""
+        owned = max(1, len(self._owned), sum(self._share_sizes.values()))
+        of_topic = max(1, self._share_sizes.get(process_queue.queue.topic, 1))
+        return self._room.left(process_queue, owned, of_topic)
 
     def arrived(self, process_queue: ProcessQueue, records: list[MessageRecord]) -> None:
-        """Hold messages and put them into the inbox."""
-        for record in records:
-            if process_queue.add(record.queue_offset, len(record.body)):
-                self.inbox.put(process_queue, ReceivedMessage(record, process_queue.queue, self))
+        """As Puller.arrived."""
+        took_ms = max(0, self._clock.now_ms() - process_queue.last_pull_ms)
+        self._figures.pulled(process_queue.queue.topic, len(records), took_ms / 1000)
+        self._delivery.arrived(process_queue, records)
 
     def offset_moved(self, process_queue: ProcessQueue, offset: int) -> None:
         """As Puller.offset_moved. What is held of the queue is void; the new offset is committed soon."""
         process_queue.drop()
+        self.inbox.forget_dropped()
         self._pull(ProcessQueue(process_queue.queue, offset), self._settings.pull_retry_s)
         self._backgrounds[1].soon()
 
@@ -238,60 +317,26 @@ class GroupMember:
         else:
             self._routes.refresh_soon()
 
-    # -- settling (Settling) ------------------------------------------------------------------------
+    def connection_lost(self, address: str) -> None:
+        """The connection to a broker has ended."""
+        self._delivery.doubt(address)
 
     def hand_out(self, process_queue: ProcessQueue, message: ReceivedMessage) -> None:
         """Somebody begins to handle this message."""
-        process_queue.hand_out(message, self._clock.monotonic())
-
-    def done(self, message: ReceivedMessage) -> None:
-        """As Settling.done."""
-        process_queue = self._hand_in(message)
-        if process_queue is not None:
-            process_queue.last_consume_ms = self._clock.now_ms()
-            process_queue.settle(message.queue_offset)
-
-    async def failed(self, message: ReceivedMessage, delay_level: int) -> None:
-        """As Settling.failed: the broker takes it back, or else it is kept here and handed out once more."""
-        process_queue = self._hand_in(message)
-        if process_queue is None:
+        if process_queue.is_direct:
+            process_queue.hand_out(message, self._clock.monotonic())
             return
-        if self._broadcast:
-            log.warning("%s failed and is not retried: the group is broadcasting", message)
-        elif not await self._send_back.send(message, delay_level):
-            self._put_again(process_queue, message, message.reconsume_times + 1, self._settings.local_retry_s)
-            return
-        process_queue.settle(message.queue_offset)
+        self._delivery.hand_out(process_queue, message)
+        if self._trace is not None:
+            self._trace.begin(message)
 
-    def released(self, message: ReceivedMessage) -> None:
-        """As Settling.released."""
-        process_queue = self._hand_in(message)
-        if process_queue is not None:
-            self._put_again(process_queue, message, message.reconsume_times, 0.0)
-
-    def _hand_in(self, message: ReceivedMessage) -> ProcessQueue | None:
-        process_queue = self._owned.get(message.queue)
-        return process_queue if process_queue is not None and process_queue.hand_in(message) else None
-
-    def _put_again(
-        self, process_queue: ProcessQueue, message: ReceivedMessage, reconsume_times: int, delay_s: float
-    ) -> None:
-        def put() -> None:
-            self._again.discard(timer)
-            self.inbox.put(process_queue, again)
-
-        if not self._closed:
-            again = ReceivedMessage(message.record, message.queue, self, reconsume_times)
-            timer = asyncio.get_running_loop().call_later(delay_s, put)
-            self._again.add(timer)
-
-    async def _give_up_stuck(self) -> None:
-        """Hand back what somebody has handled for longer than the consume time-out, settled or not."""
-        before_s = self._clock.monotonic() - self._consume_timeout_s
-        for process_queue in list(self._owned.values()):
-            for message in process_queue.handed_out_before(before_s):
-                log.warning("%s is not settled after %g s; it is retried", message, self._consume_timeout_s)
-                await message.retry(_TIMED_OUT_DELAY_LEVEL)
+    def hand_out_behind(self, message: ReceivedMessage, count: int) -> list[ReceivedMessage]:
+        """Up to `count` messages that may be handled together with one that was just handed out."""
+        behind = self._delivery.hand_out_behind(message, count)
+        if self._trace is not None:
+            for each in behind:
+                self._trace.begin(each)
+        return behind
 
     # -- offsets ------------------------------------------------------------------------------------
 
@@ -302,15 +347,23 @@ class GroupMember:
         await self._offsets.commit(self._committable(), wait=False)
 
     async def reset(self, offsets: Mapping[MessageQueue, int]) -> None:
-        """Go on at these offsets in those of the queues that are owned (semantics.md §12.9)."""
+        """Go on at these offsets in those of the queues that are owned (semantics.md §12.9).
+
+        A member that is leaving only commits them, as the last it says about these queues.
+        """
         async with self._changing:
             owned = {queue: offset for queue, offset in offsets.items() if queue in self._owned}
             for queue, offset in owned.items():
                 log.info("group %s: %s is reset to offset %d", self.group, queue, offset)
                 self._owned[queue].drop()
                 await end_tasks(self._pulls.pop(queue))
-                self._pull(ProcessQueue(queue, offset))
-            await self._offsets.commit(owned, wait=True)
+                if self.is_closing:
+                    self._reset_last[queue] = offset
+                else:
+                    self._pull(ProcessQueue(queue, offset))
+            self.inbox.forget_dropped()
+            # In any case: the broker believes what this member commits once it has committed this.
+            await self._offsets.commit(owned, wait=True, anew=True)
 
     # -- telling ------------------------------------------------------------------------------------
 
@@ -319,8 +372,17 @@ class GroupMember:
         return {queue: offset for queue, offset in self._committable().items() if queue.topic == topic}
 
     def queues(self) -> list[MessageQueue]:
-        """The owned queues."""
-        return sorted(self._owned)
+        """The owned queues, as the user knows them."""
+        namespace = self._delivery.recipient.namespace
+        return sorted(map(namespace.unwrap_queue, self._owned))
+
+    async def consume_directly(self, record: MessageRecord, broker: str) -> ConsumeMessageDirectlyResult:
+        """Have one message handled, without effect on its queue. Raises ResponseError when nobody does."""
+        delivery, inbox = self._delivery, self.inbox
+        is_ordered = delivery.is_ordered
+        return await consume_directly(
+            inbox, delivery.recipient, self._clock, record, broker, is_ordered=is_ordered
+        )
 
     def describe(self) -> ConsumerData:
         """The member as heartbeats tell it."""
@@ -332,31 +394,5 @@ class GroupMember:
         )
 
     def running_info(self, name_servers: Iterable[str]) -> ConsumerRunningInfo:
-        """The member as mqadmin's consumerStatus shows it (wire.md §5.2)."""
-        properties = {
-            "PROP_NAMESERVER_ADDR": "".join(f"{address};" for address in name_servers),
-            "PROP_CONSUME_TYPE": self.describe().consume_type.value,
-            "PROP_CONSUMEORDERLY": "false",
-            "PROP_THREADPOOL_CORE_SIZE": "1",
-            "PROP_CLIENT_VERSION": VERSION_NAME,
-            "PROP_CONSUMER_START_TIMESTAMP": str(self._started_ms),
-            "messageModel": self.describe().message_model.value,
-            "consumeFromWhere": self._start_offset.where.value,
-            "consumerGroup": self.group,
-        }
-        queues = {queue: _queue_info(process_queue) for queue, process_queue in self._owned.items()}
-        statuses = {topic: ConsumeStatus() for topic in self._subscriptions}
-        return ConsumerRunningInfo(properties, list(self._subscriptions.values()), queues, statuses)
-
-
-def _queue_info(process_queue: ProcessQueue) -> ProcessQueueInfo:
-    return ProcessQueueInfo(
-        commit_offset=process_queue.committable,
-        cached_msg_min_offset=process_queue.first_offset,
-        cached_msg_max_offset=process_queue.last_offset,
-        cached_msg_count=len(process_queue),
-        cached_msg_size_in_mib=process_queue.size_bytes >> 20,
-        droped=process_queue.is_dropped,
-        last_pull_timestamp=process_queue.last_pull_ms,
-        last_consume_timestamp=process_queue.last_consume_ms,
-    )
+        """The member as mqadmin's consumerStatus shows it."""
+        return running_info(self.describe(), self._delivery, self._figures, name_servers, self._started_ms)

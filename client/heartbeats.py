@@ -6,11 +6,12 @@ import asyncio
 import logging
 from collections.abc import Callable
 
-from pymq.client.repeating import Repeating
+from pymq.client.repeating import Repeating, end_tasks
 from pymq.client.route_cache import RouteCache
 from pymq.client.settings import Settings
 from pymq.errors import CallTimeout, PymqError
 from pymq.protocol.bodies import ConsumerData, HeartbeatData, ProducerData
+from pymq.protocol.command import Command
 from pymq.protocol.headers.groups import HeartBeatRequest, UnregisterClientRequest
 from pymq.transport.connection import Connection
 from pymq.transport.pool import Pool
@@ -39,6 +40,8 @@ class Heartbeats:
         self._producers: set[str] = set()
         self._consumers: dict[str, Callable[[], ConsumerData]] = {}
         self._greeted: set[str] = set()
+        self._away: set[str] = set()
+        self._introducing: asyncio.Task[None] | None = None
         self._all_due_at = 0.0
         self._beats = Repeating("heartbeats", settings.heartbeat_s, self._beat)
         routes.on_change(lambda topic: self._beats.soon())
@@ -50,6 +53,8 @@ class Heartbeats:
     async def close(self) -> None:
         """Stop, and leave the producer groups."""
         await self._beats.close()
+        if self._introducing is not None:
+            await end_tasks(self._introducing)
         await asyncio.gather(
             *[self._leave(UnregisterClientRequest(self._client_id, group)) for group in self._producers]
         )
@@ -59,7 +64,32 @@ class Heartbeats:
         """A producer of this group sends from now on."""
         if group not in self._producers:
             self._producers.add(group)
+            self._greeted.clear()
             self.all_soon()
+
+    async def introduced(self, within_s: float) -> None:
+        """Wait until the brokers have heard of all groups, up to `within_s`; not for those known to be away.
+
+        Those who ask at once share one round.
+        """
+        if self._introducing is None:
+            new = [a for a in self._targets() if a not in self._greeted and a not in self._away]
+            if not new:
+                return
+            self._introducing = asyncio.get_running_loop().create_task(self._send_all(new))
+            self._introducing.add_done_callback(self._introduction_ended)
+        await asyncio.wait((self._introducing,), timeout=within_s)
+
+    async def introduce(self, broker_name: str) -> None:
+        """Tell one broker, which is there, unless it knows."""
+        address = self._routes.address(broker_name)
+        if address is not None and address not in self._greeted:
+            await self.send(address)
+
+    def _introduction_ended(self, task: asyncio.Task[None]) -> None:
+        self._introducing = None
+        if not task.cancelled():
+            task.exception()
 
     async def add_consumer(self, group: str, describe: Callable[[], ConsumerData]) -> None:
         """A consumer joins `group`: when this returns, every broker that can be reached lists it."""
@@ -96,11 +126,18 @@ class Heartbeats:
             await self._pool.call(address, HeartBeatRequest(), body, timeout_s=self._timeout_s)
         except PymqError as error:
             log.info("heartbeat: %s", error)
+            self._away.add(address)
             if isinstance(error, CallTimeout):
                 self._pool.drop(address)
             return False
         self._greeted.add(address)
+        self._away.discard(address)
         return True
+
+    async def greet(self, connection: Connection, timeout_s: float) -> Command:
+        """Tell the broker at the end of a connection, for the sake of its answer. Raises TransportError."""
+        body = self._body() or HeartbeatData(self._client_id, [], []).encode()
+        return await connection.call(HeartBeatRequest(), body, timeout_s=timeout_s)
 
     def _body(self) -> bytes | None:
         if not self._producers and not self._consumers:
@@ -118,6 +155,7 @@ class Heartbeats:
         now = asyncio.get_running_loop().time()
         targets = self._targets()
         self._greeted.intersection_update(targets)
+        self._away.intersection_update(targets)
         if now >= self._all_due_at:
             self._all_due_at = now + self._period_s
         else:
@@ -135,6 +173,10 @@ class Heartbeats:
             except PymqError as error:
                 log.info("leaving a group: %s", error)
 
-        # Brokers without a connection have forgotten this client already.
-        targets = [a for a in self._routes.addresses(masters_only=False) if self._pool.connected(a)]
+        # Brokers without a connection have forgotten this client already; silent ones will.
+        targets = [
+            address
+            for address in self._routes.addresses(masters_only=False)
+            if self._pool.connected(address) and not self._pool.is_silent(address)
+        ]
         await asyncio.gather(*[tell(address) for address in targets])

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
+from collections.abc import Callable
 
 from pymq.client.failures import ClientClosed
 from pymq.client.process_queue import ProcessQueue
@@ -16,10 +18,24 @@ class Inbox:
     Taking is cancellation-safe: a message leaves only in the very step that gives it to the taker.
     """
 
-    def __init__(self) -> None:
+    def __init__(
+        self,
+        may_be_taken: Callable[[ProcessQueue, ReceivedMessage], bool] = lambda process_queue, message: True,
+    ) -> None:
+        """Messages of owned queues that `may_be_taken` denies in that step are passed over, too."""
+        self._may_be_taken = may_be_taken
         self._waiting: deque[tuple[ProcessQueue, ReceivedMessage]] = deque()
         self._takers: deque[asyncio.Future[None]] = deque()
         self._closed = False
+
+    def __len__(self) -> int:
+        """How many wait, those that will be passed over included."""
+        return len(self._waiting)
+
+    @property
+    def waiting_takers(self) -> int:
+        """How many wait for a message."""
+        return len(self._takers)
 
     def put(self, process_queue: ProcessQueue, message: ReceivedMessage) -> None:
         """Add one at the end."""
@@ -30,9 +46,15 @@ class Inbox:
         """The next one, None when there is none."""
         while self._waiting:
             process_queue, message = self._waiting.popleft()
-            if not process_queue.is_dropped:
+            if process_queue.is_dropped:
+                continue
+            if process_queue.is_direct or self._may_be_taken(process_queue, message):
                 return process_queue, message
         return None
+
+    def forget_dropped(self) -> None:
+        """Let go of what belongs to queues that were dropped: a slow taker may come to it much later."""
+        self._waiting = deque(each for each in self._waiting if not each[0].is_dropped)
 
     async def wait(self) -> tuple[ProcessQueue, ReceivedMessage]:
         """The next one, however long that takes. Raises ClientClosed once it is closed."""
@@ -51,6 +73,9 @@ class Inbox:
             except asyncio.CancelledError:
                 if taker.done() and not taker.cancelled():
                     self._wake_one()  # it was this taker's turn: let another have it
+                else:
+                    with contextlib.suppress(ValueError):
+                        self._takers.remove(taker)
                 raise
 
     def close(self) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from typing import Protocol
 
 from msgspec import field
@@ -21,6 +23,7 @@ from pymq.protocol.headers.messaging import (
     QueryConsumerOffsetResponse,
     UpdateConsumerOffsetRequest,
 )
+from pymq.transport.connection import Connection
 from pymq.transport.pool import Pool
 
 log = logging.getLogger("pymq.client.offset_store")
@@ -33,10 +36,26 @@ class OffsetStore(Protocol):
         """The committed offset, None when there is none. Raises PymqError when that cannot be found out."""
         ...
 
-    async def commit(self, offsets: Mapping[MessageQueue, int], *, wait: bool) -> None:
+    async def commit(
+        self,
+        offsets: Mapping[MessageQueue, int],
+        *,
+        wait: bool,
+        anew: bool = False,
+        unless_silent: bool = False,
+    ) -> None:
         """Store offsets, also lower ones than before; what cannot be stored is logged.
 
-        With `wait` all is tried; without, what cannot be reached at once is left to the next commit.
+        With `wait` all is tried; without, what cannot be reached at once is left to the next commit. With
+        `anew` those are said again that are stored already. With `unless_silent` brokers that did not answer
+        lately are passed over.
+        """
+        ...
+
+    def confirm(self, queues: Iterable[MessageQueue]) -> None:
+        """These are this member's, as it was told just now.
+
+        Where a broker may have forgotten what was committed of them, the next commit says it again.
         """
         ...
 
@@ -58,6 +77,7 @@ class BrokerOffsets:
         self._timeout_s = timeout_s
         self._wait_s = wait_s
         self._stored: dict[MessageQueue, int] = {}  # what the broker is known to have
+        self._told: dict[MessageQueue, Connection] = {}  # by which connection it was told so
         self._begun: set[tuple[str, str]] = set()  # topic and broker that have some offset of the group
         self._last: asyncio.Future[None] | None = None
 
@@ -70,32 +90,88 @@ class BrokerOffsets:
             accept=(ResponseCode.SUCCESS, ResponseCode.QUERY_NOT_FOUND),
         )
         self._stored.pop(queue, None)
+        self._told.pop(queue, None)
         if reply.code == ResponseCode.QUERY_NOT_FOUND:
             return None
         offset = reply.read(QueryConsumerOffsetResponse).offset
         if offset < 0:
             return None
-        self._stored[queue] = offset
+        if offset > 0:  # 0 may be a broker's word for a young queue, which it forgets as the queue grows
+            self._stored[queue] = offset
         return offset
 
-    async def commit(self, offsets: Mapping[MessageQueue, int], *, wait: bool) -> None:
+    async def commit(
+        self,
+        offsets: Mapping[MessageQueue, int],
+        *,
+        wait: bool,
+        anew: bool = False,
+        unless_silent: bool = False,
+    ) -> None:
         """As OffsetStore.commit. A commit under way goes on when this is cancelled.
 
-        An offset as it was read is not written back: another member may have committed a later one.
+        An offset as it was read is not written back: another member may have committed a later one. But 0 is:
+        a group that has got nothing of a queue yet must not begin behind messages that come later.
         """
-        self._last = asyncio.ensure_future(self._commit_after(self._last, dict(offsets), wait))
+        self._last = asyncio.ensure_future(
+            self._commit_after(self._last, dict(offsets), wait, anew, unless_silent)
+        )
         await asyncio.shield(self._last)
 
+    def confirm(self, queues: Iterable[MessageQueue]) -> None:
+        """As OffsetStore.confirm, for what was committed over another connection than the one there is now.
+
+        A broker that was killed has forgotten its last seconds, and a master never heard what its slave was
+        told. That is not said again before it is known whose a queue is: while this member was cut off,
+        another one may have had it and come further.
+        """
+        for queue in queues:
+            told = self._told.get(queue)
+            if told is not None and self._connected(queue) not in (told, None):
+                del self._stored[queue], self._told[queue]
+
+    def _connected(self, queue: MessageQueue) -> Connection | None:
+        with contextlib.suppress(ConnectFailed):
+            return self._pool.connected(self._address(queue))
+        return None
+
     async def _commit_after(
-        self, last: asyncio.Future[None] | None, offsets: Mapping[MessageQueue, int], wait: bool
+        self,
+        last: asyncio.Future[None] | None,
+        offsets: Mapping[MessageQueue, int],
+        wait: bool,
+        anew: bool,
+        unless_silent: bool,
     ) -> None:
         if last is not None:
             await asyncio.wait([last])
-        changed = {queue: offset for queue, offset in offsets.items() if self._stored.get(queue) != offset}
-        first = {(queue.topic, queue.broker_name): queue for queue in changed}
+        changed = {
+            queue: offset for queue, offset in offsets.items() if anew or self._stored.get(queue) != offset
+        }
+        by_broker: defaultdict[str, dict[MessageQueue, int]] = defaultdict(dict)
+        for queue, offset in changed.items():
+            by_broker[queue.broker_name][queue] = offset
+        parts = by_broker.values()
+        await asyncio.gather(*[self._commit_at_one(some, wait, unless_silent) for some in parts])
+
+    async def _commit_at_one(self, offsets: dict[MessageQueue, int], wait: bool, unless_silent: bool) -> None:
+        """Commit the queues of one broker: of each topic that is new to it one first."""
+        first = {(queue.topic, queue.broker_name): queue for queue in offsets}
         alone = [queue for place, queue in first.items() if place not in self._begun]
-        await asyncio.gather(*[self._commit(queue, changed.pop(queue), wait) for queue in alone])
-        await asyncio.gather(*[self._commit(queue, offset, wait) for queue, offset in changed.items()])
+        for some in ({queue: offsets.pop(queue) for queue in alone}, offsets):
+            if not some:
+                continue
+            if unless_silent and self._is_silent(next(iter(some))):
+                text = "offsets of group %s are not committed, broker %s is silent: %s"
+                log.warning(text, self._group, next(iter(some)).broker_name, {**some, **offsets})
+                return
+            await asyncio.gather(*[self._commit(queue, offset, wait) for queue, offset in some.items()])
+            unless_silent = wait  # once is enough
+
+    def _is_silent(self, queue: MessageQueue) -> bool:
+        with contextlib.suppress(ConnectFailed):
+            return self._pool.is_silent(self._address(queue))
+        return False
 
     async def _commit(self, queue: MessageQueue, offset: int, wait: bool) -> None:
         header = UpdateConsumerOffsetRequest(self._group, queue.topic, queue.queue_id, offset)
@@ -107,8 +183,10 @@ class BrokerOffsets:
         except PymqError as error:
             log.warning("committing offset %d of %s for group %s: %s", offset, queue, self._group, error)
         else:
-            self._stored[queue] = offset
             self._begun.add((queue.topic, queue.broker_name))
+            if (connection := self._pool.connected(address)) is not None:
+                self._stored[queue] = offset
+                self._told[queue] = connection
 
     def _address(self, queue: MessageQueue) -> str:
         replicas = self._routes.replicas(queue.broker_name)
@@ -138,8 +216,15 @@ class LocalOffsets:
         """As OffsetStore.read; also from the `.bak` file when the main one is empty or broken."""
         return (await self._load()).get(queue)
 
-    async def commit(self, offsets: Mapping[MessageQueue, int], *, wait: bool) -> None:
-        """As OffsetStore.commit."""
+    async def commit(
+        self,
+        offsets: Mapping[MessageQueue, int],
+        *,
+        wait: bool,
+        anew: bool = False,
+        unless_silent: bool = False,
+    ) -> None:
+        """As OffsetStore.commit; the file holds what was stored, so that nothing is said again."""
         async with self._writing:
             before = await self._load()
             table = {**before, **offsets}
@@ -152,6 +237,9 @@ class LocalOffsets:
             except PymqError as error:
                 self._table = before
                 log.warning("committing broadcast offsets: %s", error)
+
+    def confirm(self, queues: Iterable[MessageQueue]) -> None:
+        """As OffsetStore.confirm; the file forgets nothing."""
 
     async def _load(self) -> dict[MessageQueue, int]:
         if self._table is None:

@@ -16,9 +16,12 @@ class ProcessQueue:
         queue: the queue.
         next_offset: where the next pull begins.
         is_dropped: the queue is another member's now; what comes late is of no effect.
+        is_direct: nothing of it is owned: it stands for a single message that a tool wants to be handled.
         size_bytes: bodies of the messages held.
         last_pull_ms: when something was last asked for, wall clock.
     """
+
+    is_direct = False
 
     def __init__(self, queue: MessageQueue, next_offset: int) -> None:
         self.queue = queue
@@ -69,13 +72,13 @@ class ProcessQueue:
         """Somebody handles this message from `now_s` (monotonic) on."""
         self._handed_out[message.queue_offset] = (message, now_s)
 
-    def hand_in(self, message: ReceivedMessage) -> bool:
-        """Nobody handles this message any more. False when that was true before."""
+    def hand_in(self, message: ReceivedMessage) -> float | None:
+        """Nobody handles this message any more; gives since when somebody did, None when nobody did."""
         held = self._handed_out.get(message.queue_offset)
         if self.is_dropped or held is None or held[0] is not message:
-            return False
+            return None
         del self._handed_out[message.queue_offset]
-        return True
+        return held[1]
 
     def handed_out_before(self, when_s: float) -> list[ReceivedMessage]:
         """Messages that somebody handles since before `when_s` (monotonic)."""

@@ -93,6 +93,13 @@ class PullLoop:
             except PymqError as error:
                 self._failed(address, error)
                 await asyncio.sleep(self._settings.pull_retry_s)
+            except Exception:  # whatever it is: a queue that nobody pulls would stand still unseen
+                queue = self._process_queue.queue
+                log.exception(
+                    "pulling %s:%d of %s failed; trying again", queue.broker_name, queue.queue_id, queue.topic
+                )
+                self._broker_id = MASTER_ID
+                await asyncio.sleep(self._settings.pull_retry_s)
 
     def _failed(self, address: str, error: PymqError) -> None:
         queue = self._process_queue.queue
@@ -158,10 +165,11 @@ class PullLoop:
             )
             self._puller.offset_moved(process_queue, header.next_begin_offset)
             return
-        process_queue.next_offset = max(process_queue.next_offset, header.next_begin_offset)
         wanted = [record for record in records if self._wants(record)]
         if wanted:
             self._puller.arrived(process_queue, wanted)
+        # Last: what is pulled is not passed over, even if something went wrong with it here.
+        process_queue.next_offset = max(process_queue.next_offset, header.next_begin_offset)
 
     def _wants(self, record: MessageRecord) -> bool:
         """The exact check: a broker filters by the hash of the tag, which different tags may share."""

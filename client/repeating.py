@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 from pymq.errors import PymqError
 
@@ -41,6 +42,7 @@ class Repeating:
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
+            await asyncio.sleep(0)  # the loop must get its turn, however often this is due
             while (left_s := self._next_at - loop.time()) > 0:
                 self._wake.clear()
                 with contextlib.suppress(TimeoutError):
@@ -61,7 +63,7 @@ class Repeating:
             await end_tasks(task)
 
 
-async def end_tasks(*tasks: asyncio.Task[None]) -> None:
+async def end_tasks(*tasks: asyncio.Task[Any]) -> None:
     """Cancel tasks and wait until they have ended."""
     for task in tasks:
         task.cancel()

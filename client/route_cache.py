@@ -13,10 +13,14 @@ from pymq.client.name_servers import NameServers
 from pymq.client.repeating import Repeating, end_tasks
 from pymq.client.settings import Settings
 from pymq.client.topic_route import TopicRoute, borrowed_route, topic_route
-from pymq.errors import CallTimeout, PymqError
-from pymq.protocol.bodies import MASTER_ID, TopicList, TopicRouteData
+from pymq.errors import CallTimeout, PymqError, ResponseError
+from pymq.protocol.bodies import MASTER_ID, ClusterInfo, TopicList, TopicRouteData
 from pymq.protocol.codes import ResponseCode
-from pymq.protocol.headers.naming import GetAllTopicListRequest, GetRouteInfoRequest
+from pymq.protocol.headers.naming import (
+    GetAllTopicListRequest,
+    GetBrokerClusterInfoRequest,
+    GetRouteInfoRequest,
+)
 
 log = logging.getLogger("pymq.client.route_cache")
 
@@ -42,6 +46,8 @@ class RouteCache:
         self._subscribed: dict[str, int] = {}
         self._asking: dict[str, asyncio.Task[TopicRoute | None]] = {}
         self._brokers: dict[str, dict[int, str]] = {}
+        self._registered: dict[str, dict[int, str]] = {}
+        self._wants_all_brokers = False
         self._listeners: list[Callable[[str], None]] = []
         self._poll = Repeating("route poll", settings.poll_name_server_s, self._refresh_all)
         self._search = Repeating("route search", settings.poll_missing_route_s, self._refresh_missing)
@@ -55,10 +61,13 @@ class RouteCache:
         """Stop."""
         await self._poll.close()
         await self._search.close()
-        await end_tasks(*self._asking.values())  # type: ignore[arg-type]
+        await end_tasks(*self._asking.values())
 
     def on_change(self, listener: Callable[[str], None]) -> None:
-        """Call `listener` with the topic whenever a route turned out to be another one."""
+        """Call `listener` with the topic whenever a route turned out to be another one.
+
+        With an empty text when brokers were learnt by `know_all_brokers`.
+        """
         self._listeners.append(listener)
 
     def forget(self, listener: Callable[[str], None]) -> None:
@@ -151,6 +160,18 @@ class RouteCache:
         """Broker id → address of all brokers of one name."""
         return self._brokers.get(broker_name, {})
 
+    def broker_name(self, address: str) -> str | None:
+        """The name of the broker at an address."""
+        for name, replicas in self._brokers.items():
+            if address in replicas.values():
+                return name
+        return None
+
+    def know_all_brokers(self) -> None:
+        """Learn all brokers that are registered, not only those of the topics that are used here."""
+        self._wants_all_brokers = True
+        self._search.soon()
+
     def addresses(self, *, masters_only: bool) -> list[str]:
         """The addresses of all brokers of all routes."""
         found = [
@@ -167,7 +188,7 @@ class RouteCache:
         if self._routes.get(route.topic) == route:
             return
         self._routes[route.topic] = route
-        brokers: dict[str, dict[int, str]] = {}
+        brokers = dict(self._registered)
         for known in self._routes.values():
             if known is not route:
                 brokers.update(known.brokers)
@@ -181,11 +202,34 @@ class RouteCache:
         """Ask for all routes in a moment, without waiting for them: something about them seems wrong."""
         self._poll.soon(_REFRESH_PAUSE_S)
 
+    async def _refresh_brokers(self) -> None:
+        reply = await self._name_servers.call(GetBrokerClusterInfoRequest())
+        table = ClusterInfo.decode(reply.body).broker_addr_table
+        registered = {name: dict(broker.broker_addrs) for name, broker in table.items()}
+        if registered == self._registered:
+            return
+        self._registered = registered
+        routed = {name for route in self._routes.values() for name in route.brokers}
+        self._brokers = {
+            name: self._brokers[name] if name in routed else registered[name]
+            for name in {**registered, **dict.fromkeys(routed)}
+        }
+        for listener in self._listeners:
+            listener("")
+
     async def _refresh_all(self) -> None:
+        if self._wants_all_brokers:
+            try:
+                await self._refresh_brokers()
+            except ResponseError as error:
+                log.warning("the list of all brokers: %s", error)
         for topic in list(dict.fromkeys([*self._routes, *self._subscribed])):
             await self.refresh(topic)
 
     async def _refresh_missing(self) -> None:
+        if self._wants_all_brokers and not self._registered:
+            with contextlib.suppress(PymqError):  # the poll speaks of it
+                await self._refresh_brokers()
         for topic in list(self._subscribed):
             if topic not in self._routes or self._routes[topic].borrowed:
                 with contextlib.suppress(PymqError):  # the poll speaks of them

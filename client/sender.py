@@ -5,73 +5,43 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from typing import TYPE_CHECKING
 
 import msgspec
 
-from pymq.client.failures import Attempt, RouteNotFound, SendFailed, similar
+from pymq.client.failures import Attempt, RouteNotFound, SendFailed, TimersMissing, similar
 from pymq.client.heartbeats import Heartbeats
+from pymq.client.latency_faults import LatencyFaults
 from pymq.client.outgoing import Outgoing
 from pymq.client.queue_choice import QueueChoice, shard_queue
 from pymq.client.route_cache import AUTO_CREATE_TOPIC, DEFAULT_TOPIC_QUEUE_NUMS, RouteCache
-from pymq.client.send_result import STATUS_BY_CODE, SendResult
+from pymq.client.send_advice import advice
+from pymq.client.send_result import SendResult, SendStatus
+from pymq.client.sending import Sending, read_results
 from pymq.client.settings import Settings
+from pymq.client.timer_support import TimerSupport
 from pymq.client.topic_route import TopicRoute
 from pymq.clock import Clock
 from pymq.errors import CallTimeout, ConnectFailed, PymqError, ResponseError, TransportError
 from pymq.protocol.bodies import MessageQueue
 from pymq.protocol.codes import ResponseCode
-from pymq.protocol.command import Command
 from pymq.protocol.headers.messaging import (
     SendBatchMessageRequest,
     SendMessageRequestV2,
-    SendMessageResponse,
+    SendReplyMessageRequestV2,
 )
 from pymq.transport.connection import Connection
 from pymq.transport.pool import Pool
 
+if TYPE_CHECKING:
+    from pymq.client.tracing import SendTrace
+
 log = logging.getLogger("pymq.client.sender")
 
-_RETRIED_CODES = frozenset(
-    (
-        ResponseCode.TOPIC_NOT_EXIST,
-        ResponseCode.SERVICE_NOT_AVAILABLE,
-        ResponseCode.SYSTEM_ERROR,
-        ResponseCode.NO_PERMISSION,
-        ResponseCode.NO_BUYER_ID,
-        ResponseCode.NOT_IN_CURRENT_UNIT,
-    )
-)
-"""Refusals after which another broker may still take the message."""
+_NOTHING = Outgoing(b"", "", 0, 0, "")
 
 _HINT_S = 0.5
 """How long an error may take to learn what would help."""
-
-
-class Sending(msgspec.Struct):
-    """What is sent, and where to, until when, and what was tried so far.
-
-    Attributes:
-        topic: the topic.
-        outgoing: the message, or the batch.
-        deadline: time of the loop at which to give up.
-        started: time of the loop at which it began.
-        shard_by: leads to its queue, unless None.
-        queue: its very queue, unless None.
-        attempts: the tries that failed.
-    """
-
-    topic: str
-    outgoing: Outgoing
-    deadline: float
-    started: float
-    shard_by: str | None = None
-    queue: MessageQueue | None = None
-    attempts: list[Attempt] = []
-
-    @property
-    def is_bound(self) -> bool:
-        """Whether it may go to one queue only."""
-        return self.queue is not None or self.shard_by is not None
 
 
 class Sender:
@@ -85,15 +55,20 @@ class Sender:
         clock: Clock,
         group: str,
         settings: Settings,
+        trace: SendTrace | None = None,
     ) -> None:
+        """`trace` hears how every attempt ended."""
         self._pool = pool
         self._routes = routes
         self._heartbeats = heartbeats
         self._clock = clock
         self._group = group
         self._settings = settings
+        self._trace = trace
         self._choice = QueueChoice(clock)
+        self._timer_support = TimerSupport(heartbeats)
         self._suspects: dict[str, float] = {}
+        self._faults = LatencyFaults() if settings.send_latency_fault_enable else None
 
     async def deliver(self, sending: Sending) -> list[SendResult]:
         """Send until a broker confirms: after a failure to another one, or if bound to its queue to the same.
@@ -101,18 +76,39 @@ class Sender:
         Gives the result of every message in it. Raises RouteNotFound, NameServersUnreachable, SendFailed.
         """
         loop = asyncio.get_running_loop()
-        attempts_left = 1 + self._settings.send_retries
+        settings = self._settings
+        attempts_left = 1 + (settings.send_async_retries if sending.is_async else settings.send_retries)
         last: str | None = None
         while True:
             queue = self._pick(await self.route(sending), sending, last)
             if queue.broker_name == last:
                 await self._pause(sending)
+            began = loop.time()
             try:
-                return await self._attempt(sending, queue, attempts_left)
+                results = await self._attempt(sending, queue, attempts_left)
+                if self._faults is not None:
+                    self._faults.answered(queue.broker_name, loop.time() - began, loop.time())
+                if self._trace is not None:
+                    address = self._routes.address(queue.broker_name) or ""
+                    took_s = loop.time() - began
+                    self._trace.stored(sending.topic, sending.outgoing, address, results, took_s)
+                if results[0].status is SendStatus.SEND_OK or not self._may_store_elsewhere(sending, queue):
+                    return results
+                sending.results = results
+                attempts_left -= 1
+                if not attempts_left or loop.time() >= sending.deadline:
+                    return results
+                last = queue.broker_name
             except PymqError as error:
                 self._failed(sending, queue, error)
+                if self._trace is not None:
+                    took_s = loop.time() - began
+                    self._trace.failed(sending.topic, sending.outgoing, sending.attempts[-1].address, took_s)
                 attempts_left -= 1
-                if not attempts_left or loop.time() >= sending.deadline or not _may_retry(error, sending):
+                is_late = loop.time() >= sending.deadline
+                if not attempts_left or is_late or not self._may_retry(error, sending):
+                    if sending.results:  # stored, if less safely than wanted
+                        return sending.results
                     raise await self._final(sending) from error
                 log.info("sending to %s: %s; trying again", sending.topic, error)
                 last = queue.broker_name
@@ -125,8 +121,11 @@ class Sender:
         queue = self._pick(await self.route(sending), sending, None)
         try:
             connection = await self._connection(self._master(queue), sending.deadline, 1)
-            connection.oneway(self._header(sending, queue), sending.outgoing.body)
-        except TransportError as error:
+            outgoing = sending.outgoing
+            if outgoing.is_timed:
+                outgoing = await self._as_kept(connection, sending)
+            connection.oneway(self._header(sending, queue, outgoing), outgoing.body)
+        except (TransportError, ResponseError, TimersMissing) as error:
             self._failed(sending, queue, error)
             raise await self._final(sending) from error
         await _let_go_out(connection, sending.deadline)
@@ -151,21 +150,41 @@ class Sender:
         self._heartbeats.add_producer(self._group)
         return route
 
+    async def find(self, topic: str, timeout_s: float) -> None:
+        """Learn the route of a topic to send to. Raises RouteNotFound, NameServersUnreachable."""
+        now = asyncio.get_running_loop().time()
+        await self.route(Sending(topic, _NOTHING, now + timeout_s, now))
+
     def _pick(self, route: TopicRoute, sending: Sending, last: str | None) -> MessageQueue:
         if sending.queue is not None:
             return sending.queue
         if sending.shard_by is not None:
-            return shard_queue(route.writable, sending.shard_by)
+            # For all attempts: the first one may have stored it, and the queues may be others by the next.
+            sending.queue = shard_queue(route.writable, sending.shard_by)
+            return sending.queue
+        if sending.select is not None:
+            sending.queue = sending.select(route.writable)
+            return sending.queue
+        if sending.near is not None and last is None:
+            for queue in route.writable:
+                if queue.broker_name == sending.near:
+                    return queue
         avoid = set() if last is None else {last}
         if self._suspects:
             now = asyncio.get_running_loop().time()
             self._suspects = {name: until for name, until in self._suspects.items() if until > now}
             avoid.update(self._suspects)
+        if self._faults is not None:
+            names = {queue.broker_name for queue in route.writable}
+            avoid |= self._faults.avoided(names, asyncio.get_running_loop().time())
         return self._choice.pick(route.topic, route.writable, avoid)
 
-    def _header(self, sending: Sending, queue: MessageQueue) -> SendMessageRequestV2:
-        outgoing = sending.outgoing
-        cls = SendBatchMessageRequest if outgoing.is_batch else SendMessageRequestV2
+    def _header(self, sending: Sending, queue: MessageQueue, outgoing: Outgoing) -> SendMessageRequestV2:
+        cls = SendMessageRequestV2
+        if outgoing.is_batch:
+            cls = SendBatchMessageRequest
+        elif outgoing.is_reply:
+            cls = SendReplyMessageRequestV2
         return cls(
             producer_group=self._group,
             topic=sending.topic,
@@ -186,12 +205,22 @@ class Sender:
         connection = self._pool.connected(address)
         if connection is None:
             connection = await self._connection(address, sending.deadline, attempts_left)
+        outgoing = sending.outgoing
+        if outgoing.is_timed:
+            outgoing = await self._as_kept(connection, sending)
         command = await connection.call(
-            self._header(sending, queue),
-            sending.outgoing.body,
-            timeout_s=max(0.001, sending.deadline - asyncio.get_running_loop().time()),
+            self._header(sending, queue, outgoing), outgoing.body, timeout_s=_time_left(sending)
         )
-        return _results(sending, queue, command, address)
+        return read_results(sending, queue, command, address)
+
+    async def _as_kept(self, connection: Connection, sending: Sending) -> Outgoing:
+        """A timed message as this broker can keep its time. Raises as TimerSupport.check."""
+        outgoing, left_s = sending.outgoing, _time_left(sending)
+        if not outgoing.level_properties:
+            await self._timer_support.check(connection, left_s)
+        elif not await self._timer_support.has_timers(connection, left_s):
+            return msgspec.structs.replace(outgoing, properties=outgoing.level_properties)
+        return outgoing
 
     async def _connection(self, address: str, deadline: float, attempts_left: int) -> Connection:
         """A connection; opening it may take its share of the time only, so that others can still be tried."""
@@ -203,6 +232,19 @@ class Sender:
             raise ConnectFailed(
                 address, f"connecting to {address} took longer than {share_s:.1f} s"
             ) from None
+
+    def _may_retry(self, error: PymqError, sending: Sending) -> bool:
+        if isinstance(error, TransportError):
+            return True
+        is_retried = isinstance(error, ResponseError) and error.code in self._settings.retry_codes
+        return is_retried and not sending.is_bound
+
+    def _may_store_elsewhere(self, sending: Sending, queue: MessageQueue) -> bool:
+        """Whether what a broker has not stored safely goes to another one, and there is another."""
+        if sending.is_bound or not self._settings.retry_another_broker_when_not_store_ok:
+            return False
+        route = self._routes.known(sending.topic)
+        return route is not None and any(each.broker_name != queue.broker_name for each in route.writable)
 
     async def _pause(self, sending: Sending) -> None:
         pause_s = self._settings.retry_pause_s * 2 ** (len(sending.attempts) - 1)
@@ -224,64 +266,25 @@ class Sender:
             self._suspects[queue.broker_name] = now + self._settings.suspect_s
         if isinstance(error, CallTimeout):
             self._heartbeats.doubt(error.address)
-        if isinstance(error, TransportError) or getattr(error, "code", None) in _RETRIED_CODES:
+        if isinstance(error, TransportError) or getattr(error, "code", None) in self._settings.retry_codes:
             self._routes.refresh_soon()
+            if self._faults is not None:
+                self._faults.failed(queue.broker_name, asyncio.get_running_loop().time())
 
     async def _final(self, sending: Sending) -> SendFailed:
         took_s = asyncio.get_running_loop().time() - sending.started
         error = sending.attempts[-1].error
-        hint = _hint(error)
+        hint = advice(sending.attempts, sending.outgoing)
         if isinstance(error, ResponseError) and error.code == ResponseCode.TOPIC_NOT_EXIST:
             hint += f" (name servers asked: {', '.join(self._routes.name_servers)})"
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_HINT_S):
                     hint = ". ".join(filter(None, (hint, similar(await self._routes.nearest(sending.topic)))))
-        return SendFailed(sending.topic, sending.attempts, took_s, hint)
+        return SendFailed(sending.topic, sending.attempts, took_s, hint, sending.outgoing.msg_id)
 
 
-def _may_retry(error: PymqError, sending: Sending) -> bool:
-    if isinstance(error, TransportError):
-        return True
-    return isinstance(error, ResponseError) and error.code in _RETRIED_CODES and not sending.is_bound
-
-
-def _results(sending: Sending, queue: MessageQueue, command: Command, address: str) -> list[SendResult]:
-    status = STATUS_BY_CODE.get(command.code)
-    if status is None:
-        raise ResponseError(command.code, command.remark or "", address)
-    header = command.read(SendMessageResponse)
-    if header.queue_id != queue.queue_id:
-        queue = MessageQueue(queue.topic, queue.broker_name, header.queue_id)
-    if not sending.outgoing.is_batch:
-        return [SendResult(status, sending.outgoing.msg_id, header.msg_id, queue, header.queue_offset)]
-    msg_ids = sending.outgoing.msg_id.split(",")
-    offset_ids = header.msg_id.split(",")
-    if len(offset_ids) != len(msg_ids):
-        offset_ids = [""] * len(msg_ids)
-    return [
-        SendResult(status, msg_id, offset_id, queue, header.queue_offset + place)
-        for place, (msg_id, offset_id) in enumerate(zip(msg_ids, offset_ids, strict=True))
-    ]
-
-
-def _hint(error: PymqError) -> str:
-    if not isinstance(error, ResponseError):
-        return ""
-    match error.code:
-        case ResponseCode.TOPIC_NOT_EXIST:
-            return (
-                "The broker does not create topics by itself (autoCreateTopicEnable): create the topic first"
-            )
-        case ResponseCode.NO_PERMISSION:
-            return (
-                "The broker does not let the topic be written to: see brokerPermission and the topic's perm"
-            )
-        case ResponseCode.SERVICE_NOT_AVAILABLE:
-            return "The broker takes no messages at present: a slave, a full disk, or shutting down"
-        case ResponseCode.SYSTEM_BUSY:
-            return "The broker is overloaded: send more slowly, or try again later"
-        case _:
-            return ""
+def _time_left(sending: Sending) -> float:
+    return max(0.001, sending.deadline - asyncio.get_running_loop().time())
 
 
 async def _let_go_out(connection: Connection, deadline: float) -> None:

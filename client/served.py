@@ -7,40 +7,40 @@ import logging
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
-from msgspec import field
-
 from pymq.client.group_member import GroupMember
+from pymq.client.request_reply import PendingReplies
+from pymq.client.transaction_checks import TransactionChecks
 from pymq.errors import PymqError, ResponseError
-from pymq.protocol import tolerant_json
-from pymq.protocol.bodies import MessageQueue
-from pymq.protocol.bodies.body import Body, Long
+from pymq.protocol.bodies import ConsumerStatusBody, ResetOffsetBody
 from pymq.protocol.codes import ResponseCode
 from pymq.protocol.headers.groups import (
+    ConsumeMessageDirectlyRequest,
     GetConsumerRunningInfoRequest,
     GetConsumerStatusFromClientRequest,
     NotifyConsumerIdsChangedRequest,
+    PushReplyMessageToClientRequest,
     ResetConsumerClientOffsetRequest,
 )
+from pymq.protocol.headers.messaging import CheckTransactionStateRequest
+from pymq.protocol.message import decode_record
 from pymq.transport.dispatch import Answer, DispatchTable, Request, merge, row
 
 log = logging.getLogger("pymq.client")
 
 
-class ResetOffsetBody(Body):
-    """The offsets to go on at (body of 220)."""
-
-    offset_table: dict[MessageQueue, Long] = field(default_factory=dict)
-
-
 class BrokerRequests:
-    """Serves brokers' requests about the consumers of this client.
+    """Serves brokers' requests about the consumers and transactions of this client, and replies they bring.
 
-    `members` are the consumers by group; `run` keeps a coroutine running until the client closes.
+    `members` are the consumers by group, `replies` what this client asked others, `checks` hears of
+    transactions;
+    `run` keeps a coroutine running until the client closes.
     """
 
     def __init__(
         self,
         members: dict[str, GroupMember],
+        replies: PendingReplies,
+        checks: TransactionChecks,
         name_servers: Iterable[str],
         run: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]],
     ) -> None:
@@ -53,18 +53,21 @@ class BrokerRequests:
                 row(ResetConsumerClientOffsetRequest, self._reset_offset),
                 row(GetConsumerStatusFromClientRequest, self._consumer_status),
                 row(GetConsumerRunningInfoRequest, self._running_info),
+                row(ConsumeMessageDirectlyRequest, self._consume_directly),
+                row(PushReplyMessageToClientRequest, replies.arrived),
+                row(CheckTransactionStateRequest, checks.asked),
             ]
         )
 
     def _members_changed(self, request: Request[NotifyConsumerIdsChangedRequest]) -> Answer:
         member = self._members.get(request.header.consumer_group)
         if member is not None:
-            member.rebalance_soon()
+            member.group_changed()
         return Answer()
 
     def _reset_offset(self, request: Request[ResetConsumerClientOffsetRequest]) -> Answer:
         member = self._member(request.header.group)
-        offsets = ResetOffsetBody.decode(request.body).offset_table
+        offsets = ResetOffsetBody.decode(request.body).offsets
 
         async def reset() -> None:
             try:
@@ -77,12 +80,17 @@ class BrokerRequests:
 
     def _consumer_status(self, request: Request[GetConsumerStatusFromClientRequest]) -> Answer:
         offsets = self._member(request.header.group).offsets(request.header.topic)
-        table = bytes(tolerant_json.encode_map(offsets))
-        return Answer(body=b'{"consumerTable":{},"messageQueueTable":%b}' % table)
+        return Answer(body=ConsumerStatusBody({}, offsets).encode())
 
     def _running_info(self, request: Request[GetConsumerRunningInfoRequest]) -> Answer:
         member = self._member(request.header.consumer_group)
         return Answer(body=member.running_info(self._name_servers).encode())
+
+    async def _consume_directly(self, request: Request[ConsumeMessageDirectlyRequest]) -> Answer:
+        member = self._member(request.header.consumer_group)
+        record = decode_record(request.body)
+        result = await member.consume_directly(record, request.header.broker_name or "")
+        return Answer(body=result.encode())
 
     def _member(self, group: str) -> GroupMember:
         member = self._members.get(group)

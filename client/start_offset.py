@@ -18,7 +18,8 @@ from pymq.protocol.headers.messaging import (
 from pymq.transport.pool import Pool
 
 Start = Literal["first", "last"] | datetime.datetime
-"""`first`: all that is stored; `last`: what comes from now on; a time: what was stored since then.
+"""`first`: all that is stored; `last`: what comes from now on; a time: what was stored since then, in each
+queue from the message nearest to that time on, be it the one before.
 
 A broker keeps Apache's rule for young topics: a group that is new to a queue whose first message is still in
 memory begins at 0, whatever it asked for (semantics.md §7).

@@ -7,19 +7,21 @@ from typing import ClassVar
 
 from msgspec import field
 
-from pymq.config import Config, Count, InvalidValue, Port, Positive, absolute, home
+from pymq.config import Config, Count, InvalidValue, Port, Positive, absolute, home, keys_with_values
 from pymq.network import SocketOptions, listening_address
 
 IGNORED_KEYS = """
-clusterTest productEnvName rocketmqHome serverCallbackExecutorThreads serverPooledByteBufAllocatorEnable
-serverSelectorThreads serverWorkerThreads useEpollNativeSelector
+clusterTest=false productEnvName=center rocketmqHome= serverCallbackExecutorThreads=0
+serverPooledByteBufAllocatorEnable=true serverSelectorThreads=3 serverWorkerThreads=8
+useEpollNativeSelector=false
 """
+"""Keys that mean nothing here, with the defaults of Apache."""
 
 
 class NamesrvConfig(Config, kw_only=True):
     """What a namesrv.conf can say. Sizes are in bytes."""
 
-    IGNORED: ClassVar[frozenset[str]] = frozenset(IGNORED_KEYS.split())
+    IGNORED: ClassVar[Mapping[str, str]] = keys_with_values(IGNORED_KEYS)
     NO_EFFECT: ClassVar[Mapping[str, str]] = {
         "serverOnewaySemaphoreValue": "requests are served one after the other",
         "serverAsyncSemaphoreValue": "requests are served one after the other",

@@ -62,8 +62,11 @@ class Config(msgspec.Struct, rename="camel", kw_only=True):
     """Spellings taken here that Apache ignores: a warning says so."""
     NO_EFFECT: ClassVar[Mapping[str, str]] = {}
     """Keys that are checked and shown, but change nothing in this version → why."""
-    IGNORED: ClassVar[frozenset[str]] = frozenset()
-    """Keys of Apache that mean nothing here (thread counts and the like): taken without a word."""
+    IGNORED: ClassVar[Mapping[str, str]] = {}
+    """Keys of Apache that mean nothing here (thread counts and the like) → Apache's default.
+
+    Whoever sets another value expects something of it: a warning says that nothing comes of it.
+    """
     ENVIRONMENT: ClassVar[Mapping[str, str]] = {}
     """Environment variable → key whose default it gives."""
 
@@ -119,6 +122,11 @@ def home(*parts: str) -> str:
     return os.path.join(os.path.expanduser("~"), *parts)
 
 
+def keys_with_values(text: str) -> dict[str, str]:
+    """Read `key=value` pairs with blanks between them; a value may be empty."""
+    return dict(pair.split("=", 1) for pair in text.split())
+
+
 def absolute(path: str) -> str:
     """Give a path that no longer depends on the folder the process works in."""
     return os.path.abspath(path)
@@ -157,7 +165,7 @@ def load(
     if path is not None:
         reading.take_entries(parse_properties(_read(path), str(path)), str(path))
     for key, text in (overrides or {}).items():
-        reading.take(key, text, "command line")
+        reading.take_override(key, text)
     return reading.settled()
 
 
@@ -245,12 +253,22 @@ class _Reading(Generic[C]):
             raise ConfigError(f"{origin}: {key}: expected {error.expected}, got {text!r}") from None
         self.texts[key] = text
 
+    def take_override(self, key: str, text: str) -> None:
+        """Take a setting of the command line; a key that is not known there is a mistake, not a warning."""
+        known = self._canonical(key, "command line")
+        if known is None:
+            raise ConfigError(self.warnings[-1])
+        self.take(known, text, "command line")
+
     def settled(self) -> Loaded[C]:
         value = self.cls(**{self.known[key].name: item for key, item in self.values.items()})
         self.settle(value)
         for key, reason in self.cls.NO_EFFECT.items():
             if key in self.origins:
                 self.warnings.append(f"{self.origins[key]}: {key} has no effect in this version: {reason}")
+        for key, text in self.ignored.items():
+            if text.strip().lower() != self.cls.IGNORED[key].lower():
+                self.warnings.append(f"{self.origins[key]}: {key} has no effect: pymq has no use for it")
         return Loaded(value, self.origins, self.warnings, self.ignored)
 
     def settle(self, value: Config) -> None:

@@ -17,7 +17,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PROGRAMS = ("namesrv", "broker", "client")
 HANDS = ("cli", "console", "admin", "testing")
-LEAVES = ("clock", "disk", "network", "config", "java_properties", "errors")
+DISK = ("disk", "disk_calls", "disk_files", "disk_lock", "disk_threads", "dry_disk", "system_disk")
+LEAVES = (*DISK, "clock", "network", "config", "java_properties", "errors")
 
 MAY_IMPORT: dict[str, set[str]] = {
     "leaves": set(),
@@ -59,8 +60,10 @@ PURE_OS = re.compile(
 )
 
 GRANTED: dict[str, set[str]] = {
-    # A process starts, detaches, is told to stop, and reads a conf file named on its command line.
-    "cli": {"fcntl", "os", "open", "pathlib", "signal", "time", "uvloop", "add_signal_handler"},
+    # A process starts, detaches, is told to stop, and reads a conf file named on its command line. It starts
+    # the processes of a cluster.
+    "cli": {"fcntl", "os", "open", "pathlib", "signal", "time", "uvloop", "add_signal_handler"}
+    | {"asyncio.create_subprocess_exec"},
     # Large tables become JSON in a thread, so that they do not hold the loop.
     "broker": {"asyncio.to_thread"},
     # An application's plain `def` handlers run in threads, so that they do not hold the loop.
@@ -281,26 +284,30 @@ def test_public_things_say_what_they_are() -> None:
     for module in MODULES:
         if module.path.name != "__init__.py" or module.tree.body:
             silent += [module.at(module.tree)] if not ast.get_docstring(module.tree) else []
-            silent += [f"{module.at(node)}: {node.name}" for node in undocumented(module.tree)]
+            silent += [f"{module.at(node)}: {node.name}" for node in undocumented(module)]
     assert silent == []
 
 
 Definition = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
 
-def undocumented(tree: ast.Module) -> Iterator[Definition]:
+def undocumented(module: Module) -> Iterator[Definition]:
     """Give the public classes, functions and methods without a docstring.
 
-    A method is documented where a class of the same module, its interface, documents one of that name.
+    A method is documented where a class of the same module, its interface, documents one of that name; so
+    does a module of the same room that it imports from.
     """
-    classes = [node for node in tree.body if isinstance(node, ast.ClassDef)]
+    sources = {name.rpartition(".")[0] for _, name in imported(module)}
+    interfaces = [each for each in MODULES if each.name in sources and each.room == module.room]
     told = {
         item.name
-        for node in classes
+        for tree in (module.tree, *(each.tree for each in interfaces))
+        for node in tree.body
+        if isinstance(node, ast.ClassDef)
         for item in node.body
         if isinstance(item, ast.FunctionDef | ast.AsyncFunctionDef) and ast.get_docstring(item)
     }
-    for node in tree.body:
+    for node in module.tree.body:
         if isinstance(node, Definition) and not node.name.startswith("_"):
             if not ast.get_docstring(node):
                 yield node

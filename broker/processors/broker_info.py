@@ -1,10 +1,11 @@
-"""What tools ask of the broker itself: figures (28) and settings (26)."""
+"""What tools ask of the broker itself: figures (28), settings (26), and how far delays are (45)."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
 from pymq.broker.broker_config import BrokerConfig
+from pymq.broker.delay_offsets import DelayOffsetTable
 from pymq.broker.figures import Figures
 from pymq.clock import Clock
 from pymq.config import properties_text
@@ -12,11 +13,13 @@ from pymq.disk import Disk
 from pymq.protocol.bodies.tables import KVTable
 from pymq.protocol.codes import VERSION, VERSION_NAME, RequestCode
 from pymq.protocol.headers.administration import (
+    GetAllDelayOffsetRequest,
     GetBrokerConfigRequest,
     GetBrokerConfigResponse,
     GetBrokerRuntimeInfoRequest,
 )
 from pymq.store.messagestore import MessageStore
+from pymq.store.tags_codes import SCHEDULE_TOPIC
 from pymq.transport.dispatch import Answer, Request, Row, row
 
 GIB = 1024**3
@@ -26,26 +29,41 @@ class BrokerInfoProcessor:
     """Serves figures and settings."""
 
     def __init__(
-        self, config: BrokerConfig, figures: Figures, store: MessageStore, disk: Disk, clock: Clock
+        self,
+        config: BrokerConfig,
+        figures: Figures,
+        store: MessageStore,
+        delay_offsets: DelayOffsetTable,
+        disk: Disk,
+        clock: Clock,
     ) -> None:
         self._config = config
         self._figures = figures
         self._store = store
+        self._delay_offsets = delay_offsets
         self._disk = disk
         self._clock = clock
 
     @property
     def table(self) -> Iterable[tuple[RequestCode, Row]]:
         """The codes served here."""
-        return [row(GetBrokerRuntimeInfoRequest, self.runtime), row(GetBrokerConfigRequest, self.settings)]
+        return [
+            row(GetBrokerRuntimeInfoRequest, self.runtime),
+            row(GetBrokerConfigRequest, self.settings),
+            row(GetAllDelayOffsetRequest, self.delay_offsets),
+        ]
 
     def settings(self, request: Request[GetBrokerConfigRequest]) -> Answer:
         """The effective configuration as properties text."""
         return Answer(0, GetBrokerConfigResponse(), properties_text(self._config).encode())
 
+    def delay_offsets(self, request: Request[GetAllDelayOffsetRequest]) -> Answer:
+        """How far the delay levels are delivered."""
+        return Answer(body=self._delay_offsets.body().encode())
+
     def runtime(self, request: Request[GetBrokerRuntimeInfoRequest]) -> Answer:
         """The keys that mqadmin and the dashboard read (wire.md §5.3); all values are text."""
-        table = {**self._program(), **self._traffic(), **self._storage(), **self._queues()}
+        table = {**self._program(), **self._traffic(), **self._storage(), **self._queues(), **self._delayed()}
         return Answer(body=KVTable({key: str(value) for key, value in table.items()}).encode())
 
     def _program(self) -> dict[str, object]:
@@ -99,6 +117,15 @@ class BrokerInfoProcessor:
             "dispatchBehindBytes": store.dispatch_behind_bytes,
             "earliestMessageTimeStamp": store.earliest_log_time(),
             "remainHowManyDataToFlush": f"{store.remaining_to_flush} B",
+        }
+
+    def _delayed(self) -> dict[str, object]:
+        """For each delay level that was used: the next message to deliver, and the number after the last."""
+        return {
+            f"scheduleMessageOffset_{level}": (
+                f"{offset},{self._store.max_offset(SCHEDULE_TOPIC, level - 1)}"
+            )
+            for level, offset in sorted(self._delay_offsets.body().offset_table.items())
         }
 
     def _queues(self) -> dict[str, object]:

@@ -1,61 +1,59 @@
-"""Subscription groups and offsets by request (codes 43, 45, 200, 201, 207, 208, 300, 352)."""
+"""Subscription groups and offsets by request (codes 43, 200, 201, 207, 300, 352)."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Iterable
 
-from pymq.broker.broker_config import BrokerConfig
 from pymq.broker.consumer_offsets import ConsumerOffsetTable
-from pymq.broker.live_clients import LiveClients
+from pymq.broker.live_clients import ConsumerGroup, LiveClients
 from pymq.broker.name_checks import group_fault, queues_fault
 from pymq.broker.subscription_groups import SubscriptionGroups
-from pymq.broker.topics import TopicTable
+from pymq.broker.topics import RETRY_PREFIX, TopicTable
 from pymq.errors import ResponseError
-from pymq.protocol.bodies.body import MessageQueue
 from pymq.protocol.bodies.connections import GroupList
-from pymq.protocol.bodies.offsets import ConsumeStats, DelayOffsets, OffsetWrapper
 from pymq.protocol.bodies.subscription import SubscriptionGroupConfig
 from pymq.protocol.codes import RequestCode, ResponseCode
 from pymq.protocol.headers.administration import (
     DeleteSubscriptionGroupRequest,
     GetAllConsumerOffsetRequest,
-    GetAllDelayOffsetRequest,
     GetAllSubscriptionGroupConfigRequest,
-    GetConsumeStatsRequest,
     GetSubscriptionGroupConfigRequest,
     QueryTopicConsumeByWhoRequest,
     UpdateAndCreateSubscriptionGroupRequest,
 )
-from pymq.store.messagestore import MessageStore
 from pymq.transport.dispatch import Answer, Request, Row, row
 
 log = logging.getLogger("pymq.broker.groups")
 
 
 class GroupProcessor:
-    """Serves those who set up subscription groups and look at their progress.
+    """Serves those who set up subscription groups and look at them.
 
-    `save` returns when the groups are on the disk; it raises StoreError when they cannot be written.
+    `save` and `save_offsets` return when groups and offsets are on the disk; they raise StoreError when these
+    cannot be written. `register_topic` returns when the name servers know of a topic's change; `notify` tells
+    the members of a group to look at it anew.
     """
 
     def __init__(
         self,
-        config: BrokerConfig,
         groups: SubscriptionGroups,
         offsets: ConsumerOffsetTable,
         topics: TopicTable,
         clients: LiveClients,
-        store: MessageStore,
         save: Callable[[], Awaitable[None]],
+        save_offsets: Callable[[], Awaitable[None]],
+        register_topic: Callable[[str], Awaitable[None]],
+        notify: Callable[[ConsumerGroup], None],
     ) -> None:
-        self._config = config
         self._groups = groups
         self._offsets = offsets
         self._topics = topics
         self._clients = clients
-        self._store = store
         self._save = save
+        self._save_offsets = save_offsets
+        self._register_topic = register_topic
+        self._notify = notify
 
     @property
     def table(self) -> Iterable[tuple[RequestCode, Row]]:
@@ -66,13 +64,14 @@ class GroupProcessor:
             row(GetAllSubscriptionGroupConfigRequest, self.all_groups),
             row(GetSubscriptionGroupConfigRequest, self.one_group),
             row(GetAllConsumerOffsetRequest, self.all_offsets),
-            row(GetAllDelayOffsetRequest, self.delay_offsets),
-            row(GetConsumeStatsRequest, self.consume_stats),
             row(QueryTopicConsumeByWhoRequest, self.consumed_by),
         ]
 
     async def update(self, request: Request[UpdateAndCreateSubscriptionGroupRequest]) -> Answer:
-        """Create or change a group; answered once that is on the disk."""
+        """Create or change a group; answered once that is on the disk.
+
+        A retry topic that it has already gets the queues that it now wants, and its members hear of that.
+        """
         group = SubscriptionGroupConfig.decode(request.body)
         # The name of a group that exists is right as it is: another broker may have let it in.
         fault = None if self._groups.get(group.group_name) else group_fault(group.group_name)
@@ -81,16 +80,29 @@ class GroupProcessor:
             raise ResponseError(ResponseCode.SYSTEM_ERROR, fault)
         self._groups.put(group)
         log.info("subscription group %s set by %s", group.group_name, request.connection.address)
+        topic = self._topics.get(RETRY_PREFIX + group.group_name)
+        widened = topic
+        if group.retry_queue_nums > 0 and topic is not None:
+            widened = self._topics.ensure_retry_topic(group.group_name, group.retry_queue_nums, is_unit=False)
         await self._save()
+        if widened != topic:
+            await self._register_topic(RETRY_PREFIX + group.group_name)
+            online = self._clients.consumers(group.group_name)
+            if online is not None:
+                self._notify(online)
         return Answer()
 
     async def delete(self, request: Request[DeleteSubscriptionGroupRequest]) -> Answer:
-        """Delete a group, and its offsets if asked to."""
+        """Delete a group, and its offsets if asked to; answered once that is on the disk.
+
+        Its retry and dead-letter topics stay: tools delete these by requests of their own.
+        """
         header = request.header
         if self._groups.delete(header.group_name):
             log.info("subscription group %s deleted by %s", header.group_name, request.connection.address)
         if header.remove_offset or header.clean_offset:
             self._offsets.remove_group(header.group_name)
+            await self._save_offsets()
         await self._save()
         return Answer()
 
@@ -111,31 +123,6 @@ class GroupProcessor:
     def all_offsets(self, request: Request[GetAllConsumerOffsetRequest]) -> Answer:
         """The offsets of all groups."""
         return Answer(body=self._offsets.body().encode())
-
-    def delay_offsets(self, request: Request[GetAllDelayOffsetRequest]) -> Answer:
-        """How far the delay levels are delivered: none is served yet."""
-        return Answer(body=DelayOffsets().encode())
-
-    def consume_stats(self, request: Request[GetConsumeStatsRequest]) -> Answer:
-        """How far a group is, queue by queue (semantics.md §7)."""
-        header = request.header
-        group = self._clients.consumers(header.consumer_group)
-        table = {}
-        for topic in [header.topic] if header.topic else self._offsets.topics_of(header.consumer_group):
-            config = self._topics.get(topic)
-            if config is None or (group is not None and topic not in group.subscriptions):
-                continue
-            for queue_id in range(config.read_queue_nums):
-                table[MessageQueue(topic, self._config.broker_name, queue_id)] = self._progress(
-                    header.consumer_group, topic, queue_id
-                )
-        return Answer(body=ConsumeStats(table).encode())
-
-    def _progress(self, group: str, topic: str, queue_id: int) -> OffsetWrapper:
-        end = max(0, self._store.max_offset(topic, queue_id))
-        consumed = max(0, self._offsets.query(group, topic, queue_id) or 0)
-        last_ms = self._store.store_time(topic, queue_id, consumed - 1) if consumed else 0
-        return OffsetWrapper(end, consumed, max(0, last_ms))
 
     def consumed_by(self, request: Request[QueryTopicConsumeByWhoRequest]) -> Answer:
         """The groups that consume a topic: those online that subscribe it, and those with offsets in it."""

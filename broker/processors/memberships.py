@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import logging
+from collections.abc import Collection, Iterable
 
 from pymq.broker.broker_config import BrokerConfig
+from pymq.broker.consumer_filters import ConsumerFilterTable
 from pymq.broker.live_clients import ConsumerGroup, LiveClients, Member
 from pymq.broker.subscription_groups import SubscriptionGroups
 from pymq.broker.topics import TopicTable
@@ -28,20 +30,32 @@ from pymq.protocol.headers.groups import (
     NotifyConsumerIdsChangedRequest,
     UnregisterClientRequest,
 )
-from pymq.protocol.tag_filter import TagExpressionError, tag_codes
+from pymq.transport.connection import Connection
 from pymq.transport.dispatch import Answer, Request, Row, row
+
+log = logging.getLogger("pymq.broker.clients")
+
+_DOUBLED_TOLD = 100
+"""So many ids that two clients share are told of."""
 
 
 class MembershipProcessor:
     """Serves clients that come, stay and go."""
 
     def __init__(
-        self, config: BrokerConfig, clients: LiveClients, groups: SubscriptionGroups, topics: TopicTable
+        self,
+        config: BrokerConfig,
+        clients: LiveClients,
+        groups: SubscriptionGroups,
+        topics: TopicTable,
+        filters: ConsumerFilterTable,
     ) -> None:
         self._config = config
         self._clients = clients
         self._groups = groups
         self._topics = topics
+        self._filters = filters
+        self._doubled: set[str] = set()
 
     @property
     def table(self) -> Iterable[tuple[RequestCode, Row]]:
@@ -64,7 +78,9 @@ class MembershipProcessor:
         for consumer, group in zip(data.consumer_data_set, groups, strict=True):
             if group is None:
                 continue
-            self._topics.ensure_retry_topic(group.group_name, group.retry_queue_nums, consumer.unit_mode)
+            if group.retry_queue_nums > 0:
+                self._topics.ensure_retry_topic(group.group_name, group.retry_queue_nums, consumer.unit_mode)
+            self._look_for_double(request.connection, data.client_id, consumer.group_name)
             self._clients.consumer_heartbeat(
                 connection, data.client_id, command.language, command.version, consumer
             )
@@ -73,6 +89,28 @@ class MembershipProcessor:
                 connection, data.client_id, command.language, command.version, producer
             )
         return Answer()
+
+    def _look_for_double(self, connection: Connection, client_id: str, name: str) -> None:
+        """Tell, once for each id, of two clients that share it: each was heard while the other was there.
+
+        A connection that has died unseen is heard no more, so a client that came back is none of them.
+        """
+        group = self._clients.consumers(name)
+        own = None if group is None else group.members.get(connection)
+        if group is None or own is None or client_id in self._doubled or len(self._doubled) >= _DOUBLED_TOLD:
+            return
+        for other in group.members.values():
+            if other.client_id == client_id and other is not own and other.heard_ms > own.heard_ms:
+                self._doubled.add(client_id)
+                log.warning(
+                    "group %s: two consumers, at %s and %s, call themselves %s, so both take the same share "
+                    "of the queues, and messages come twice or out of order; give each its own instance name",
+                    name,
+                    connection.address,
+                    other.connection.address,
+                    client_id,
+                )
+                return
 
     def unregister(self, request: Request[UnregisterClientRequest]) -> Answer:
         """A client leaves groups."""
@@ -83,25 +121,17 @@ class MembershipProcessor:
     def check(self, request: Request[CheckClientConfigRequest]) -> Answer:
         """Would this subscription be served? SQL92 is off unless enablePropertyFilter says otherwise."""
         subscription = CheckClientConfigBody.decode(request.body).subscription_data
-        if subscription.expression_type not in ("", "TAG"):
-            raise ResponseError(
-                ResponseCode.SYSTEM_ERROR,
-                "The broker does not support consumer to filter message by "
-                f"{subscription.expression_type} (enablePropertyFilter=false)",
-            )
-        try:
-            tag_codes(subscription.sub_string)
-        except TagExpressionError as error:
-            raise ResponseError(ResponseCode.SUBSCRIPTION_PARSE_FAILED, str(error)) from None
+        self._filters.check(subscription.expression_type, subscription.sub_string)
         return Answer()
 
     def consumer_list(self, request: Request[GetConsumerListByGroupRequest]) -> Answer:
-        """The client ids of a group."""
+        """The client ids of a group, each once, though it may have two connections."""
         name = request.header.consumer_group
         group = self._clients.consumers(name)
         if group is None:
             raise ResponseError(ResponseCode.SYSTEM_ERROR, f"no consumer for this group, {name}")
-        return Answer(body=ConsumerList([m.client_id for m in group.members.values()]).encode())
+        client_ids = list(dict.fromkeys(member.client_id for member in group.members.values()))
+        return Answer(body=ConsumerList(client_ids).encode())
 
     def consumer_connections(self, request: Request[GetConsumerConnectionListRequest]) -> Answer:
         """The members of a consumer group and what they subscribe."""
@@ -126,8 +156,11 @@ class MembershipProcessor:
             raise ResponseError(ResponseCode.SYSTEM_ERROR, f"the producer group[{name}] not exist")
         return Answer(body=ProducerConnection([_connection_data(member) for member in members]).encode())
 
-    def notify_changed(self, group: ConsumerGroup) -> None:
-        """Tell all members of a group to rebalance, if the group and the broker want that."""
+    def notify_changed(self, group: ConsumerGroup, only: Collection[str] | None = None) -> None:
+        """Tell the members of a group to rebalance, if the group and the broker want that.
+
+        `only`: the client ids of those to tell; all, unless given.
+        """
         config = self._groups.get(group.name)
         if not self._config.notify_consumer_ids_changed_enable or config is None:
             return
@@ -135,6 +168,8 @@ class MembershipProcessor:
             return
         header = NotifyConsumerIdsChangedRequest(group.name)
         for member in list(group.members.values()):
+            if only is not None and member.client_id not in only:
+                continue
             try:
                 member.connection.oneway(header)
             except ConnectionLost:

@@ -6,7 +6,8 @@ from collections.abc import Iterable
 
 from pymq.broker.consumer_offsets import ConsumerOffsetTable
 from pymq.broker.name_checks import group_fault, topic_fault
-from pymq.errors import ResponseError
+from pymq.broker.resets import Resets
+from pymq.errors import ProtocolError, ResponseError
 from pymq.protocol.codes import RequestCode, ResponseCode
 from pymq.protocol.headers.messaging import (
     GetEarliestMsgStoretimeRequest,
@@ -20,6 +21,7 @@ from pymq.protocol.headers.messaging import (
     UpdateConsumerOffsetRequest,
     ViewMessageRequest,
 )
+from pymq.protocol.message import decode_record
 from pymq.store.messagestore import MessageStore
 from pymq.transport.dispatch import Answer, Request, Row, row
 
@@ -27,8 +29,9 @@ from pymq.transport.dispatch import Answer, Request, Row, row
 class OffsetProcessor:
     """Serves where groups stand and where queues begin and end."""
 
-    def __init__(self, offsets: ConsumerOffsetTable, store: MessageStore) -> None:
+    def __init__(self, offsets: ConsumerOffsetTable, resets: Resets, store: MessageStore) -> None:
         self._offsets = offsets
+        self._resets = resets
         self._store = store
 
     @property
@@ -48,6 +51,7 @@ class OffsetProcessor:
         """A group's stored offset; 0 on a young queue that it never consumed (semantics.md §7)."""
         header = request.header
         offset = self._offsets.query(header.consumer_group, header.topic, header.queue_id)
+        self._resets.begins_at(header.consumer_group, header.topic, header.queue_id, request.connection)
         if offset is not None and offset >= 0:
             return Answer(0, QueryConsumerOffsetResponse(offset))
         if self._store.min_offset(header.topic, header.queue_id) <= 0 and self._store.is_in_memory(
@@ -61,7 +65,8 @@ class OffsetProcessor:
     def commit(self, request: Request[UpdateConsumerOffsetRequest]) -> Answer:
         """Store a group's offset, whatever it is, also of a topic or group that is not known.
 
-        Apache stores it under any name as well; but no client may give topic or group such a name.
+        Apache stores it under any name as well; but no client may give topic or group such a name. Refused
+        is what a member commits that stands where it stood before a reset (see Resets).
         """
         header = request.header
         fault = topic_fault(header.topic) or group_fault(header.consumer_group)
@@ -69,7 +74,17 @@ class OffsetProcessor:
             fault = f"queueId={header.queue_id}: expected 0 or more"
         if fault is not None:
             raise ResponseError(ResponseCode.SYSTEM_ERROR, f"offset not stored: {fault}")
-        self._offsets.commit(header.consumer_group, header.topic, header.queue_id, header.commit_offset)
+        group, topic, queue_id, offset = (
+            header.consumer_group,
+            header.topic,
+            header.queue_id,
+            header.commit_offset,
+        )
+        if self._resets.is_stale(group, topic, queue_id, offset, request.connection):
+            goes_on = self._offsets.query(group, topic, queue_id)
+            text = f"offset {offset} of {topic}/{queue_id} not stored: group {group} was reset to {goes_on}"
+            raise ResponseError(ResponseCode.SYSTEM_ERROR, text)
+        self._offsets.commit(group, topic, queue_id, offset, request.connection.address)
         return Answer()
 
     def max_offset(self, request: Request[GetMaxOffsetRequest]) -> Answer:
@@ -101,4 +116,10 @@ class OffsetProcessor:
             raise ResponseError(
                 ResponseCode.SYSTEM_ERROR, f"can not find message by the offset, {request.header.offset}"
             )
+        try:
+            decode_record(record, check_crc=True)
+        except ProtocolError as error:
+            raise ResponseError(
+                ResponseCode.SYSTEM_ERROR, f"the message at {request.header.offset} is damaged: {error}"
+            ) from None
         return Answer(body=record)

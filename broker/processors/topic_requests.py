@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Iterable
 
 from pymq.broker.arrivals import Arrivals
 from pymq.broker.broker_config import BrokerConfig
+from pymq.broker.consumer_offsets import ConsumerOffsetTable
 from pymq.broker.name_checks import PERM_MAX, queues_fault, topic_fault
 from pymq.broker.topics import TopicTable
 from pymq.errors import ResponseError
@@ -27,6 +30,9 @@ from pymq.transport.dispatch import Answer, Request, Row, row
 
 log = logging.getLogger("pymq.broker.topics")
 
+_SETTLE_S = 3.0
+"""Tools give up after five seconds."""
+
 
 class TopicProcessor:
     """Serves those who set up topics and look at them.
@@ -39,6 +45,7 @@ class TopicProcessor:
         self,
         config: BrokerConfig,
         topics: TopicTable,
+        offsets: ConsumerOffsetTable,
         store: MessageStore,
         arrivals: Arrivals,
         register_topic: Callable[[str], Awaitable[None]],
@@ -46,6 +53,7 @@ class TopicProcessor:
     ) -> None:
         self._config = config
         self._topics = topics
+        self._offsets = offsets
         self._store = store
         self._arrivals = arrivals
         self._register_topic = register_topic
@@ -114,7 +122,10 @@ class TopicProcessor:
         return fault
 
     async def delete(self, request: Request[DeleteTopicInBrokerRequest]) -> Answer:
-        """Delete a topic and its queues. Offsets of groups stay (semantics.md §7)."""
+        """Delete a topic, its queues, and the offsets of all groups in it, as 5.x does.
+
+        4.x keeps the offsets; then a group would pass over the first messages of a topic made anew.
+        """
         topic = request.header.topic
         if self._topics.is_system(topic):
             raise ResponseError(
@@ -122,9 +133,14 @@ class TopicProcessor:
             )
         if self._topics.delete(topic):
             log.info("topic %s deleted by %s", topic, request.connection.address)
-        self._store.delete_topic(topic)
+        self._offsets.remove_topic(topic)
+        settled = asyncio.Event()
+        self._store.delete_topic(topic, lambda _: settled.set())
         self._arrivals.wake_topic(topic)
         await self._save()
+        with contextlib.suppress(TimeoutError):  # gone it is; that no crash brings it back may take longer
+            async with asyncio.timeout(_SETTLE_S):
+                await settled.wait()
         return Answer()
 
     def all_topics(self, request: Request[GetAllTopicConfigRequest]) -> Answer:

@@ -23,11 +23,15 @@ SHUTDOWN_TIMEOUT_S = 60.0
 
 @dataclass(frozen=True)
 class Background:
-    """How a program runs: the options `--daemon`, `--pid-file` and `--log-file`."""
+    """How a program runs: the options `--daemon`, `--pid-file` and `--log-file`.
+
+    `until_stdin_ends`: the program stops, too, when its standard input ends, a pipe that its parent holds.
+    """
 
     daemon: bool = False
     pid_file: Path | None = None
     log_file: Path | None = None
+    until_stdin_ends: bool = False
 
 
 def state_folder(name: str) -> Path:

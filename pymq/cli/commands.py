@@ -5,16 +5,29 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from pymq.cli.background import Background, shut_down
+from pymq.cli.cluster_commands import cluster
+from pymq.cli.group_commands import group
+from pymq.cli.options import (
+    background_options,
+    namesrv_option,
+    pairs_of,
+    set_option,
+    stdin_option,
+    trace_option,
+)
+from pymq.cli.store_commands import store
+from pymq.cli.trace_command import trace
 from pymq.errors import PymqError
 
-F = TypeVar("F", bound=Callable[..., Any])
+if TYPE_CHECKING:
+    from pymq.client.client import ConsumerOptions
 
-DEFAULT_NAMESRV = "127.0.0.1:9876"
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Commands(click.Group):
@@ -63,62 +76,50 @@ def print_option(command: F) -> F:
     )(command)
 
 
-def background_options(command: F) -> F:
-    """Give a command `--daemon`, `--pid-file` and `--log-file`."""
-    path = click.Path(path_type=Path, dir_okay=False)
-    for option in (
-        click.option("--log-file", type=path, help="Where a daemon logs.  [default: in ~/.pymq/logs]"),
-        click.option("--pid-file", type=path, help="Where the process id goes.  [default: in ~/.pymq/run]"),
-        click.option("--daemon", is_flag=True, help="Run in the background; return when it is ready."),
-    ):
-        command = option(command)
-    return command
-
-
-def namesrv_option(command: F) -> F:
-    """Give a client's command `-n ADDRS`."""
-    return click.option(
-        "-n",
-        "namesrv",
-        metavar="ADDRS",
-        envvar="NAMESRV_ADDR",
-        default=DEFAULT_NAMESRV,
-        show_default=True,
-        show_envvar=True,
-        help="The name servers, host:port;host:port.",
-    )(command)
-
-
 @commands.command()
 @conf_option
+@set_option
 @print_option
 @background_options
+@stdin_option
 def namesrv(
-    conf: Path | None, show: bool, daemon: bool, pid_file: Path | None, log_file: Path | None
+    conf: Path | None,
+    pairs: tuple[str, ...],
+    show: bool,
+    daemon: bool,
+    pid_file: Path | None,
+    log_file: Path | None,
+    until_stdin_ends: bool,
 ) -> None:
     """Run a name server."""
     from pymq.cli import programs
 
-    programs.run_namesrv(conf, show, Background(daemon, pid_file, log_file))
+    background = Background(daemon, pid_file, log_file, until_stdin_ends)
+    programs.run_namesrv(conf, pairs_of(pairs, "--set"), show, background)
 
 
 @commands.command()
 @conf_option
 @click.option("-n", "namesrv_addr", metavar="ADDRS", help="The name servers, host:port;host:port.")
+@set_option
 @print_option
 @background_options
+@stdin_option
 def broker(
     conf: Path | None,
     namesrv_addr: str | None,
+    pairs: tuple[str, ...],
     show: bool,
     daemon: bool,
     pid_file: Path | None,
     log_file: Path | None,
+    until_stdin_ends: bool,
 ) -> None:
     """Run a broker. NAMESRV_ADDR names the name servers where neither -n nor the file does."""
     from pymq.cli import programs
 
-    programs.run_broker(conf, namesrv_addr, show, Background(daemon, pid_file, log_file))
+    background = Background(daemon, pid_file, log_file, until_stdin_ends)
+    programs.run_broker(conf, namesrv_addr, pairs_of(pairs, "--set"), show, background)
 
 
 @commands.command()
@@ -171,18 +172,23 @@ def standalone(
 @click.option("--tags", default="", help="The message's tag.")
 @click.option("--keys", default="", help="Keys to find it by, blanks between them.")
 @click.option("--property", "properties", metavar="K=V", multiple=True, help="A property; may come again.")
+@trace_option
 @namesrv_option
-def send(topic: str, body: str, tags: str, keys: str, properties: tuple[str, ...], namesrv: str) -> None:
+def send(
+    topic: str, body: str, tags: str, keys: str, properties: tuple[str, ...], trace: bool, namesrv: str
+) -> None:
     """Send one message with BODY, a text, to TOPIC."""
     from pymq.cli import messages
 
-    messages.send(namesrv, topic, os.fsencode(body), tags, keys.split(), _pairs(properties))
+    own = pairs_of(properties, "--property")
+    messages.send(namesrv, topic, os.fsencode(body), tags, keys.split(), own, trace)
 
 
 @commands.command()
 @click.argument("topic")
 @click.option("-g", "--group", default="pymq-consume", show_default=True, help="The consumer group.")
 @click.option("--tags", default="*", show_default=True, help="Tags to take, `a || b`.")
+@click.option("--sql", help="Messages to take by their properties, `a > 5 AND b IS NOT NULL`.")
 @click.option("--count", type=click.IntRange(min=1), help="End after this many messages.")
 @click.option(
     "--from",
@@ -192,21 +198,41 @@ def send(topic: str, body: str, tags: str, keys: str, properties: tuple[str, ...
     show_default=True,
     help="Where a group begins that has no offset yet; TIME as 2024-05-01T12:00.",
 )
+@click.option("--ordered", is_flag=True, help="Each queue's messages one by one, by one member of the group.")
+@click.option("--broadcast", is_flag=True, help="All messages, whatever other members of the group get.")
 @click.option("-v", "--verbose", is_flag=True, help="Show queue, offset, keys and properties too.")
+@trace_option
 @namesrv_option
 def consume(
-    topic: str, group: str, tags: str, count: int | None, start: str, verbose: bool, namesrv: str
+    topic: str,
+    group: str,
+    tags: str,
+    sql: str | None,
+    count: int | None,
+    start: str,
+    ordered: bool,
+    broadcast: bool,
+    verbose: bool,
+    trace: bool,
+    namesrv: str,
 ) -> None:
     """Print the messages of TOPIC as they come.
 
     One line each, until interrupted or --count is reached."""
     from pymq.cli import messages
 
-    messages.consume(namesrv, topic, group, tags, count, messages.start_of(start), verbose)
+    options: ConsumerOptions = {
+        "tags": tags,
+        "sql": sql,
+        "start": messages.start_of(start),
+        "order": "ordered" if ordered else "concurrent",
+        "broadcast": broadcast,
+    }
+    messages.consume(namesrv, topic, group, options, count, verbose, trace)
 
 
 @commands.command()
-@click.argument("program", type=click.Choice(["namesrv", "broker", "standalone"]))
+@click.argument("program", type=click.Choice(["namesrv", "broker", "standalone", "cluster"]))
 @click.option(
     "--pid-file",
     type=click.Path(path_type=Path, dir_okay=False),
@@ -220,8 +246,7 @@ def shutdown(program: str, pid_file: Path | None) -> None:
         click.echo(line)
 
 
-def _pairs(properties: tuple[str, ...]) -> dict[str, str]:
-    for item in properties:
-        if "=" not in item:
-            raise click.BadParameter(f"{item!r} is not K=V", param_hint="--property")
-    return dict(item.split("=", 1) for item in properties)
+commands.add_command(cluster)
+commands.add_command(group)
+commands.add_command(store)
+commands.add_command(trace)

@@ -8,12 +8,15 @@ import datetime
 import logging
 import sys
 from collections.abc import Coroutine
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
 import pymq
 from pymq.cli.programs import loop_factory
+
+if TYPE_CHECKING:
+    from pymq.client.client import ConsumerOptions
 
 Start = Literal["first", "last"] | datetime.datetime
 
@@ -45,30 +48,42 @@ def start_of(text: str) -> Start:
 
 
 def send(
-    namesrv: str, topic: str, body: bytes, tags: str, keys: list[str], properties: dict[str, str]
+    namesrv: str,
+    topic: str,
+    body: bytes,
+    tags: str,
+    keys: list[str],
+    properties: dict[str, str],
+    trace: bool,
 ) -> None:
     """Send one message and print where it lies. Raises PymqError."""
 
     async def story() -> None:
-        async with pymq.Client(namesrv) as mq:
+        async with pymq.Client(namesrv, trace=trace) as mq:
             result = await mq.send(topic, body, tags=tags or None, keys=keys, properties=properties)
         print(_placed(result))
 
-    _run(story())
+    run_client(story())
 
 
 def consume(
-    namesrv: str, topic: str, group: str, tags: str, count: int | None, start: Start, verbose: bool
+    namesrv: str,
+    topic: str,
+    group: str,
+    options: ConsumerOptions,
+    count: int | None,
+    verbose: bool,
+    trace: bool,
 ) -> None:
     """Print messages as they come, `count` of them or until interrupted. Raises PymqError."""
 
     async def story() -> None:
         seen = 0
-        async with pymq.Client(namesrv) as mq:
+        async with pymq.Client(namesrv, trace=trace) as mq:
             # A consumer waits for name servers that are away; here the address may just be wrong.
             with contextlib.suppress(pymq.RouteNotFound):  # the topic may come later
                 await mq.queues(topic)
-            async with mq.consumer(group, topic, tags=tags, start=start) as messages:
+            async with mq.consumer(group, topic, **options) as messages:
                 async for message in messages:
                     async with message.process():
                         _show(message, verbose)
@@ -77,7 +92,7 @@ def consume(
                         return
 
     with contextlib.suppress(KeyboardInterrupt):
-        _run(story())
+        run_client(story())
 
 
 async def say_hello(namesrv: str) -> str:
@@ -96,7 +111,8 @@ async def say_hello(namesrv: str) -> str:
     return f"sent      {_placed(result)}\nconsumed  {text}\n{HOW_TO_CONNECT.format(namesrv=namesrv)}"
 
 
-def _run(story: Coroutine[Any, Any, None]) -> None:
+def run_client(story: Coroutine[Any, Any, None]) -> None:
+    """Run something that a client does, with its warnings on stderr."""
     if logging.lastResort:  # warnings of the client, on stderr
         logging.lastResort.setFormatter(logging.Formatter("pymq: %(message)s"))
     with asyncio.Runner(loop_factory=loop_factory()) as runner:

@@ -19,15 +19,16 @@ import click
 
 import pymq
 from pymq.cli.background import Background, PidFile, detach, state_folder
+from pymq.cli.collector import bound_pauses
 from pymq.config import Loaded, load
 from pymq.errors import PymqError
 
 if TYPE_CHECKING:
     from pymq.broker.broker_config import BrokerConfig
     from pymq.clock import SystemClock
-    from pymq.disk import SystemDisk
     from pymq.namesrv.namesrv_config import NamesrvConfig
     from pymq.network import SystemNetwork
+    from pymq.system_disk import SystemDisk
 
 log = logging.getLogger("pymq.cli")
 
@@ -57,29 +58,34 @@ class Outside(TypedDict):
 def outside() -> Outside:
     """Give the machine's own clock, disk and network."""
     from pymq.clock import SystemClock
-    from pymq.disk import SystemDisk
     from pymq.network import SystemNetwork
+    from pymq.system_disk import SystemDisk
 
     return Outside(clock=SystemClock(), disk=SystemDisk(), network=SystemNetwork())
 
 
-def run_namesrv(conf: Path | None, show: bool, background: Background) -> None:
-    """Run a name server until a signal. `show`: only print its configuration. Raises PymqError."""
+def run_namesrv(conf: Path | None, settings: dict[str, str], show: bool, background: Background) -> None:
+    """Run a name server until a signal. `show`: only print its configuration. Raises PymqError.
+
+    `settings` go before those of the conf file, here and below.
+    """
     from pymq.namesrv.namesrv_config import NamesrvConfig
 
-    overrides = {} if conf is None else {"configStorePath": str(conf)}
-    loaded = load(NamesrvConfig, conf, overrides, os.environ)
+    written = {} if conf is None else {"configStorePath": str(conf)}
+    loaded = load(NamesrvConfig, conf, written | settings, os.environ)
     if not show_only(show, loaded):
         opening = partial(open_namesrv, loaded.value)
         run("namesrv", loaded.value.listen_port, loaded.warnings, opening, background)
 
 
-def run_broker(conf: Path | None, namesrv_addr: str | None, show: bool, background: Background) -> None:
+def run_broker(
+    conf: Path | None, namesrv_addr: str | None, settings: dict[str, str], show: bool, background: Background
+) -> None:
     """Run a broker until a signal. `show`: only print its configuration. Raises PymqError."""
     from pymq.broker.broker_config import BrokerConfig, check_supported
 
-    overrides = {} if namesrv_addr is None else {"namesrvAddr": namesrv_addr}
-    loaded = load(BrokerConfig, conf, overrides, os.environ)
+    where = {} if namesrv_addr is None else {"namesrvAddr": namesrv_addr}
+    loaded = load(BrokerConfig, conf, where | settings, os.environ)
     fill_own_names(loaded, show)
     if not show_only(show, loaded):
         check_supported(loaded.value, loaded.origins)
@@ -217,9 +223,10 @@ def run(name: str, port: int, warnings: list[str], opening: Opening, background:
         if tell:
             tell(True, line)
 
+    bound_pauses(outside()["clock"])
     try:
         with asyncio.Runner(loop_factory=loop_factory()) as runner:
-            runner.run(_until_stopped(opening(), background.pid_file, announce))
+            runner.run(_until_stopped(opening(), background, announce))
     except Exception as error:
         if tell:
             tell(False, str(error) or repr(error))
@@ -229,7 +236,7 @@ def run(name: str, port: int, warnings: list[str], opening: Opening, background:
 
 
 async def _until_stopped(
-    opening: AbstractAsyncContextManager[Started], pid_file: Path | None, announce: Callable[[str], None]
+    opening: AbstractAsyncContextManager[Started], background: Background, announce: Callable[[str], None]
 ) -> None:
     stop, task, is_open = asyncio.Event(), asyncio.current_task(), False
 
@@ -239,11 +246,13 @@ async def _until_stopped(
             task.cancel()
 
     _on_signals(end)
+    if background.until_stdin_ends:
+        await _on_end_of_stdin(end)
     held = None
     try:
         async with opening as started:
             is_open = True
-            held = _hold_pid_file(pid_file, started.name)
+            held = _hold_pid_file(background.pid_file, started.name)
             announce(started.line)
             await stop.wait()
             log.info("stopping")
@@ -272,6 +281,25 @@ def _on_signals(stop: Callable[[], None]) -> None:
             loop.add_signal_handler(number, first)
         except NotImplementedError:  # Windows
             signal.signal(number, lambda *_: loop.call_soon_threadsafe(stop))
+
+
+class _EndOfInput(asyncio.Protocol):
+    """Waits for the end of a pipe."""
+
+    def __init__(self, ended: Callable[[], None]) -> None:
+        self._ended = ended
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """It has ended: who held the other end is gone, however it went."""
+        self._ended()
+
+
+async def _on_end_of_stdin(stop: Callable[[], None]) -> None:
+    """Call `stop` when the standard input, a pipe, ends."""
+    try:
+        await asyncio.get_running_loop().connect_read_pipe(lambda: _EndOfInput(stop), sys.stdin)
+    except ValueError as error:
+        raise PymqError(f"--until-stdin-ends needs a pipe as standard input: {error}") from None
 
 
 def _hold_pid_file(path: Path | None, name: str) -> PidFile | None:

@@ -95,6 +95,8 @@ class RequestCode(enum.IntEnum):
     DELETE_EXPIRED_COMMITLOG = 329
     GET_TOPIC_CONFIG = 351
     GET_SUBSCRIPTIONGROUP_CONFIG = 352
+    RECALL_MESSAGE = 370
+    GET_BROKER_HA_STATUS = 907
 
 
 class ResponseCode(enum.IntEnum):
@@ -133,6 +135,7 @@ class ResponseCode(enum.IntEnum):
     CONSUMER_NOT_ONLINE = 206
     CONSUME_MSG_TIMEOUT = 207
     NO_MESSAGE = 208
+    ILLEGAL_OPERATION = 604
 
 
 class LanguageCode(enum.IntEnum):

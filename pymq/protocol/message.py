@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import mmap
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from struct import Struct
 from struct import error as StructError
 from typing import Any, Final
@@ -207,6 +207,39 @@ def decode_record(buffer: Buffer, offset: int = 0, *, check_crc: bool = False) -
     return MessageRecord(*values)
 
 
+def read_properties(buffer: Buffer, offset: int = 0) -> str:
+    """Only the property text of the record that begins at `offset`, as stored.
+
+    ProtocolError when the record is cut off; what else is wrong with it goes unseen.
+    """
+    try:
+        sys_flag = _INT.unpack_from(buffer, offset + SYS_FLAG_POSITION)[0]
+        body_start = offset + RECORD_HEADS[(sys_flag & 0x30) >> 4].size
+        topic_length_at = body_start + _INT.unpack_from(buffer, body_start - _INT.size)[0]
+        start = topic_length_at + 3 + buffer[topic_length_at]
+        if _SIZE_AND_MAGIC.unpack_from(buffer, offset)[1] == MESSAGE_MAGIC_V2:
+            start = topic_length_at + 4 + _SHORT.unpack_from(buffer, topic_length_at)[0]
+        end = start + _SHORT.unpack_from(buffer, start - _SHORT.size)[0]
+    except (StructError, IndexError):
+        raise ProtocolError(f"the message record at {offset} is cut off") from None
+    return str(buffer[start:end], "utf-8", "replace")
+
+
+def read_commit_offset(record: Buffer) -> int | None:
+    """Of a committed transactional message, the preparedTransactionOffset; None of any other record.
+
+    ProtocolError when the record is cut off.
+    """
+    try:
+        sys_flag = _INT.unpack_from(record, SYS_FLAG_POSITION)[0]
+        if sys_flag & sysflags.TRANSACTION_MASK != sysflags.TRANSACTION_COMMIT:
+            return None
+        offset: int = RECORD_HEADS[(sys_flag & 0x30) >> 4].unpack_from(record, 0)[13]
+    except StructError:
+        raise ProtocolError("the message record is cut off") from None
+    return offset
+
+
 def decode_records(buffer: Buffer) -> list[MessageRecord]:
     """Read records that stand back to back, as in a pull answer; a cut-off last one is dropped.
 
@@ -238,7 +271,10 @@ def read_body(body: bytes, sys_flag: int) -> bytes:
         if kind == sysflags.COMPRESSION_ZSTD:
             return _decompress_zstd(body)
     except ImportError as e:
-        raise UnreadableBody(f"the body is compressed by a library that is not installed: {e.name}") from None
+        package = (e.name or "").partition(".")[0]
+        raise UnreadableBody(
+            f"the body is compressed with {package}, which is not installed here: pip install {package}"
+        ) from None
     except Exception as e:  # each library raises its own
         raise UnreadableBody(f"the compressed body is damaged: {e}") from e
     raise UnreadableBody(f"the body is compressed in an unknown way ({kind:#x})")
@@ -286,32 +322,26 @@ def encode_batch(entries: Iterable[BatchEntry]) -> bytes:
     return b"".join(block)
 
 
-def decode_batch(buffer: Buffer) -> list[BatchEntry]:
-    """Read the body of a batch send. MessageIllegal when the lengths in it contradict each other."""
-    entries: list[BatchEntry] = []
-    offset, length = 0, len(buffer)
+def batch_parts(block: bytes) -> Iterator[tuple[int, bytes, bytes]]:
+    """Flag, body and encoded properties of each message of a batch send, checked as it is reached.
+
+    MessageIllegal when its lengths contradict each other.
+    """
+    unpack_head, head_size, unpack_short = _BATCH_HEAD.unpack_from, _BATCH_HEAD.size, _SHORT.unpack_from
+    offset, length, number = 0, len(block), 0
     while offset < length:
         try:
-            size, _, _, flag, body_length = _BATCH_HEAD.unpack_from(buffer, offset)
-            body_start = offset + _BATCH_HEAD.size
+            size, _, _, flag, body_length = unpack_head(block, offset)
+            body_start = offset + head_size
             body_end = body_start + body_length
             if body_length < 0:
-                raise MessageIllegal(f"batch entry {len(entries)} has a body of {body_length} bytes")
+                raise MessageIllegal(f"batch entry {number} has a body of {body_length} bytes")
             properties_start = body_end + 2
-            end = properties_start + _SHORT.unpack_from(buffer, body_end)[0]
+            end = properties_start + unpack_short(block, body_end)[0]
         except StructError:
-            raise MessageIllegal(f"batch entry {len(entries)} is cut off") from None
+            raise MessageIllegal(f"batch entry {number} is cut off") from None
         if end < properties_start or end - offset != size or end > length:
-            raise MessageIllegal(
-                f"batch entry {len(entries)} says {size} bytes, its parts have {end - offset}"
-            )
-        properties = str(buffer[properties_start:end], "utf-8", "replace")
-        entries.append(BatchEntry(bytes(buffer[body_start:body_end]), properties, flag))
+            raise MessageIllegal(f"batch entry {number} says {size} bytes, its parts have {end - offset}")
+        yield flag, block[body_start:body_end], block[properties_start:end]
         offset = end
-    return entries
-
-
-def peek_size_and_magic(buffer: Buffer, offset: int) -> tuple[int, int]:
-    """The first two fields of a record or blank. StructError when fewer than 8 bytes are left."""
-    size, magic = _SIZE_AND_MAGIC.unpack_from(buffer, offset)
-    return size, magic
+        number += 1

@@ -24,12 +24,42 @@ RECONSUME_TIME: Final = "RECONSUME_TIME"
 MAX_RECONSUME_TIMES: Final = "MAX_RECONSUME_TIMES"
 TRAN_MSG: Final = "TRAN_MSG"
 PGROUP: Final = "PGROUP"
+CHECK_IMMUNITY_TIME_IN_SECONDS: Final = "CHECK_IMMUNITY_TIME_IN_SECONDS"
+"""How long after it was sent a broker does not ask how a transaction ended, s."""
+TRANSACTION_CHECK_TIMES: Final = "TRANSACTION_CHECK_TIMES"
+TRAN_PREPARED_QUEUE_OFFSET: Final = "TRAN_PREPARED_QUEUE_OFFSET"
+"""In a half message that was put again: the queue offset it had at first."""
+PYMQ_HALF_MOVED: Final = "PYMQ_HALF_MOVED"
+"""Our own, in op messages: the half message was put again, or discarded; its transaction has not ended."""
 MIN_OFFSET: Final = "MIN_OFFSET"
 MAX_OFFSET: Final = "MAX_OFFSET"
 MSG_REGION: Final = "MSG_REGION"
 TRACE_ON: Final = "TRACE_ON"
 CONSUME_START_TIME: Final = "CONSUME_START_TIME"
 INSTANCE_ID: Final = "INSTANCE_ID"
+CORRELATION_ID: Final = "CORRELATION_ID"
+"""Joins a reply to its request."""
+REPLY_TO_CLIENT: Final = "REPLY_TO_CLIENT"
+"""The client id of who asked."""
+TTL: Final = "TTL"
+"""How long who asked waits, ms."""
+MSG_TYPE: Final = "MSG_TYPE"
+REPLY_TYPE: Final = "reply"
+"""The MSG_TYPE of replies."""
+ARRIVE_TIME: Final = "ARRIVE_TIME"
+"""When a reply came to who asked, ms since 1970."""
+PUSH_REPLY_TIME: Final = "PUSH_REPLY_TIME"
+"""When the broker passed a reply on, ms since 1970."""
+TIMER_DELAY_SEC: Final = "TIMER_DELAY_SEC"
+TIMER_DELAY_MS: Final = "TIMER_DELAY_MS"
+TIMER_DELIVER_MS: Final = "TIMER_DELIVER_MS"
+TIMER_OUT_MS: Final = "TIMER_OUT_MS"
+TIMER_ENQUEUE_MS: Final = "TIMER_ENQUEUE_MS"
+TIMER_DEQUEUE_MS: Final = "TIMER_DEQUEUE_MS"
+TIMER_ROLL_TIMES: Final = "TIMER_ROLL_TIMES"
+TIMER_DEL_UNIQKEY: Final = "TIMER_DEL_UNIQKEY"
+PYMQ_TIMER_OFFSET: Final = "PYMQ_TIMER_OFFSET"
+"""Our own: the queue offset of the timed message that this one follows from."""
 KEY_SEPARATOR: Final = " "
 """Between the keys in the value of KEYS."""
 
@@ -42,7 +72,8 @@ _RESERVED_NAMES = (
     "INNER_MULTI_QUEUE_OFFSET EXTEND_UNIQ_INFO INNER_NUM INNER_BASE DUP_INFO TIMER_DELAY_SEC "
     "TIMER_DELIVER_MS TIMER_DELAY_MS TIMER_ENQUEUE_MS TIMER_OUT_MS TIMER_ROLL_TIMES "
     "TIMER_DEL_UNIQKEY POP_CK POP_CK_OFFSET 1ST_POP_TIME __SHARDINGKEY __CRC32# DLQ_ORIGIN_TOPIC "
-    "DLQ_ORIGIN_MESSAGE_ID __transactionId__ __BORNHOST BORN_TIMESTAMP"
+    "DLQ_ORIGIN_MESSAGE_ID __transactionId__ __BORNHOST BORN_TIMESTAMP TIMER_DEQUEUE_MS "
+    "PYMQ_TIMER_OFFSET"
 )
 RESERVED: Final = frozenset(_RESERVED_NAMES.split())
 """Names that an application may not set itself."""
@@ -88,10 +119,3 @@ def get_property(text: str, name: str) -> str | None:
         start += len(wanted) + 1
     end = text.find(PROPERTY_SEPARATOR, start)
     return (text[start:] if end < 0 else text[start:end]) or None
-
-
-def join_properties(first: str, second: str) -> str:
-    """Concatenate two property texts with just one separator between them (batch rule of store.md §2)."""
-    if not first or not second:
-        return first or second
-    return first + second if first.endswith(PROPERTY_SEPARATOR) else first + PROPERTY_SEPARATOR + second

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from struct import Struct
 
 from pymq.disk import Disk, Job, MappedBuffer, MappedFile
-from pymq.errors import MessageIllegal, ProtocolError
+from pymq.errors import MessageIllegal
 from pymq.protocol import sysflags
 from pymq.protocol.message import (
     BLANK_MAGIC,
@@ -15,28 +15,44 @@ from pymq.protocol.message import (
     PHYSICAL_OFFSET_POSITION,
     RECORD_FIXED_SIZE,
     SYS_FLAG_POSITION,
-    MessageRecord,
-    decode_record,
+    encode_record,
 )
 from pymq.store.reservation import Reservation
+from pymq.store.results import FilePart
 from pymq.store.segments import PAGE, Mappings, Segment, Segments
 from pymq.store.store_config import END_OF_FILE_MIN_BLANK, StoreConfig
 
 BLANK_RECORD = Struct(">iI")
 """Size of the rest of the file (4), blank magic (4); the bytes behind it count for nothing."""
+FILLER_TOPIC = b"-"
+"""The topic in a record that stands where damaged ones stood: as short as the shortest record's."""
 _INT = Struct(">i")
 _LONG = Struct(">q")
-_CHUNK = 1 << 20
+_place_of, _PLACE = _LONG.unpack_from, PHYSICAL_OFFSET_POSITION
 _READAHEAD_MAX = 8 << 20
 """More than the kernel reads ahead at a time."""
-_SECTOR_OF_ZEROS = "\0" * 512
+_SECTOR_OF_ZEROS = b"\0" * 512
 _STORE_TIMESTAMP_POSITIONS = (56, 68)
 """By whether the born host is v6."""
 
 
 def looks_torn(properties: str) -> bool:
     """Whether part of this property text never reached the disk: zeros at the end, or a sector of them."""
-    return properties.endswith("\0") or _SECTOR_OF_ZEROS in properties
+    return properties.endswith("\0") or _SECTOR_OF_ZEROS.decode() in properties
+
+
+def is_torn(text: bytes) -> bool:
+    """`looks_torn` of encoded properties."""
+    return text.endswith(b"\0") or _SECTOR_OF_ZEROS in text
+
+
+def encode_filler(offset: int, body: bytes, timestamp: int) -> bytes:
+    """A record without meaning for the physical `offset`: it is of a kind that belongs into no queue."""
+    host = bytes(8)
+    return encode_record(
+        FILLER_TOPIC, body, b"", 0, 0, offset, 0,
+        sysflags.TRANSACTION_ROLLBACK, timestamp, host, timestamp, host,
+    )  # fmt: skip
 
 
 def _no_segment() -> Segment:
@@ -58,15 +74,15 @@ class CommitLog:
         """Store time of the newest record, ms since 1970."""
         self._segment_bytes = config.commit_log_segment_bytes
         self._ahead = min(config.reserve_ahead_bytes, max(PAGE, self._segment_bytes // 4))
-        self._check_crc = config.check_crc_on_recover
+        self._is_flushed_often = config.sync_flush
         self._disk = disk
         self._reservation = reservation
         self._mappings = Mappings(config.mapped_commit_log_segments)
         self._segments = Segments(config.commit_log_folder, self._segment_bytes, disk, self._mappings)
-        self._reserving = False
+        self._reserving: MappedFile | None = None
+        """The file in which room is being reserved, or that is being made, in the background."""
         self._upcoming: MappedFile | None = None
         self._released = 0
-        self._chunk, self._chunk_offset = b"", 0
 
     # -- bounds
 
@@ -109,6 +125,38 @@ class CommitLog:
         else:
             self._reservation.ensure(self.tail.file, self.position + size, self._ahead)
         self._look_ahead(size)
+
+    def begin_file(self) -> None:
+        """Close the last file before it is full, and go on in a new one. StoreFull, StoreBroken."""
+        self._roll(PAGE)
+        self._look_ahead(PAGE)
+
+    def begin_at(self, offset: int) -> None:
+        """Let the first file of an empty log begin at the physical `offset`."""
+        assert self.is_empty
+        self.tail.base = offset
+
+    def append_raw(self, data: bytes) -> None:
+        """Append bytes of the master's log as they are, all for one file: whole records.
+
+        Nothing is written unless there is room for all of it. StoreFull, StoreBroken.
+        """
+        if not self._segments.files or self.position == self._segment_bytes:
+            self._roll(len(data))
+        else:
+            self._reservation.ensure(self.tail.file, self.position + len(data), self._ahead)
+        self._look_ahead(len(data))
+        position = self.position
+        self._segments.buffer(self.tail)[position : position + len(data)] = data
+        self.position = position + len(data)
+
+    def end_file(self, blank: bytes) -> None:
+        """Close the last file with a blank record, and open no other yet. StoreFull, StoreBroken.
+
+        `blank`: the record's bytes as the master has them; zeros at their end may be left out.
+        """
+        self.append_raw(blank)
+        self.position = self._segment_bytes
 
     def _roll(self, size: int) -> None:
         """Close the last file with a blank record and go on in the next."""
@@ -160,12 +208,15 @@ class CommitLog:
             due = self._segment_bytes
         if end < due:
             limit = min(limit, due)
-        elif not self._reserving:
+        elif self._reserving is None:
             self._reserve_soon(file)
-        # Reading ahead makes writing cheaper, but only far from where the room ends (`MappedFile.map`).
+        # Reading ahead makes writing cheaper, but only far from where the room ends (`MappedFile.map`). It
+        # makes large folios, which are flushed whole: megabytes for each record where senders wait for that.
         guard = (
             self._segment_bytes if file.reserved == self._segment_bytes else file.reserved - _READAHEAD_MAX
         )
+        if self._is_flushed_often:
+            guard = -1
         if end <= guard:
             limit = min(limit, guard)
         file.map(readahead=end <= guard)
@@ -173,23 +224,23 @@ class CommitLog:
 
     def _reserve_soon(self, file: MappedFile) -> None:
         if file.reserved < self._segment_bytes:
-            until = min(file.reserved + self._ahead, self._segment_bytes)
+            target, until = file, min(file.reserved + self._ahead, self._segment_bytes)
 
             def job() -> None:
-                file.reserve(until)
+                target.reserve(until)
         elif self._upcoming is None:
-            upcoming = self._upcoming = self._segments.file_at(self.tail.base + self._segment_bytes)
+            target = self._upcoming = self._segments.file_at(self.tail.base + self._segment_bytes)
 
             def job() -> None:
-                upcoming.create(sync_folder=True)
-                upcoming.reserve(self._ahead)
+                target.create(sync_folder=True)
+                target.reserve(self._ahead)
         else:
             return
-        self._reserving = True
+        self._reserving = target
         self._reservation.soon(job, self._reserved)
 
     def _reserved(self) -> None:
-        self._reserving = False
+        self._reserving = None
 
     # -- reading
 
@@ -206,7 +257,7 @@ class CommitLog:
     def read_runs(self, runs: Iterable[tuple[int, int, int]]) -> list[bytes] | None:
         """Copy one slice for each (physical offset, size, anything), each within one file.
 
-        None when one of them is not (all) there.
+        None when one of them is not (all) there, or no record begins where it should.
         """
         slices: list[bytes] = []
         base, limit = 0, -1
@@ -222,8 +273,23 @@ class CommitLog:
                 limit = self.position if segment is self.tail else self._segment_bytes
                 if start + size > limit:
                     return None
+            if start + RECORD_FIXED_SIZE > limit or _place_of(buffer, start + _PLACE)[0] != offset:
+                return None
             slices.append(buffer[start : start + size])
         return slices
+
+    def file_parts(self, runs: Iterable[tuple[int, int, int]]) -> list[FilePart] | None:
+        """Where each (physical offset, size, anything) stands in its file, to be read past the mappings.
+
+        None when one is not there, or in the file that is still written to.
+        """
+        parts: list[FilePart] = []
+        for offset, size, _ in runs:
+            segment = self._segments.at(offset)
+            if segment is None or segment is self.tail or offset - segment.base + size > self._segment_bytes:
+                return None
+            parts.append((segment.file, offset - segment.base, size))
+        return parts
 
     def record_at(self, offset: int) -> bytes | None:
         """The record that begins at the physical `offset`, or None when none begins there."""
@@ -248,81 +314,70 @@ class CommitLog:
 
     # -- opening, recovery, closing
 
-    def load(self) -> None:
-        """Find the files. Until `cut`, all of their bytes count as there. StoreCorrupt as `Segments.load`."""
-        self._segments.load()
+    def load(self, written_bytes: int) -> None:
+        """Find the files. Until `cut`, all of their bytes count as there.
+
+        `written_bytes`: the size that the files are known to have been made with, 0 when that is unknown.
+        StoreCorrupt as `Segments.load`.
+        """
+        self._segments.load(written_bytes, "mappedFileSizeCommitLog")
         if self._segments.files:
             self.tail = self._segments.files[-1]
             self.position = self._segment_bytes
             self._released = self._segments.start
 
-    def walk(self, start: int) -> Iterator[tuple[int, MessageRecord | None]]:
-        """Give the sound records from the physical offset `start` on, and stop at the first that is not.
+    @property
+    def segments(self) -> Segments:
+        """The files, for who reads them past the mappings (`scan`)."""
+        return self._segments
 
-        Each with the physical offset behind it; a file's blank end is None and the start of the next file.
+    def parts(self, start: int, end: int) -> list[tuple[int, int, bool]]:
+        """A range by files: start, end, and whether it is the rest of a file."""
+        found = []
+        while start < end:
+            file_end = start - start % self._segment_bytes + self._segment_bytes
+            found.append((start, min(end, file_end), end >= file_end))
+            start = file_end
+        return found
+
+    def fill(self, start: int, end: int, timestamp: int) -> None:
+        """Before `cut`: put a record without meaning over damaged bytes, all in one file.
+
+        It keeps as its body what it can of the damaged bytes. When `end` is the file's end the rest of the
+        file becomes blank.
         """
-        offset = start
-        while (segment := self._segments.at(offset)) is not None:
-            left = segment.base + self._segment_bytes - offset
-            size, magic = BLANK_RECORD.unpack(self._read_file(offset, BLANK_RECORD.size).ljust(8, b"\0"))
-            record = None
-            if magic != BLANK_MAGIC or size != left:
-                record = self.sound_record(offset)
-                if record is None:
-                    return
-            offset += size
-            yield offset, record
+        segment = self._segments.at(start)
+        assert segment is not None
+        file_end = segment.base + self._segment_bytes
+        buffer = self._segments.buffer(segment)
+        position = start - segment.base
+        segment.file.reserve_range(position - position % PAGE, end - segment.base)
+        if end == file_end:
+            BLANK_RECORD.pack_into(buffer, position, end - start, BLANK_MAGIC)
+        else:
+            size = end - start - RECORD_FIXED_SIZE - len(FILLER_TOPIC)
+            record = encode_filler(start, buffer[position : position + size], timestamp)
+            buffer[position : position + len(record)] = record
+        segment.file.sync()
 
-    def _read_file(self, offset: int, size: int) -> bytes:
-        """Read past the mapping, by large chunks, within one file: there may be nothing written yet."""
-        start = offset - self._chunk_offset
-        if start < 0 or start + size > len(self._chunk):
-            segment = self._segments.at(offset)
-            if segment is None:
-                return b""
-            self._chunk = segment.file.read(offset - segment.base, max(size, _CHUNK))
-            self._chunk_offset, start = offset, 0
-        return self._chunk[start : start + size]
-
-    def sound_record(self, offset: int) -> MessageRecord | None:
-        """The record at the physical `offset` if it stands every check, or None. Only before `cut`.
-
-        Beyond Apache's checks (store.md §5): it must know its own place, and no part of its text may be
-        missing from the disk. A NUL elsewhere in the properties is the application's own.
-        """
-        segment = self._segments.at(offset)
-        if segment is None:
-            return None
-        room = segment.base + self._segment_bytes - offset - END_OF_FILE_MIN_BLANK
-        if room < RECORD_FIXED_SIZE:
-            return None
-        size, magic = BLANK_RECORD.unpack(self._read_file(offset, BLANK_RECORD.size))
-        if magic not in (MESSAGE_MAGIC, MESSAGE_MAGIC_V2) or not RECORD_FIXED_SIZE <= size <= room:
-            return None
-        try:
-            record = decode_record(self._read_file(offset, size), check_crc=self._check_crc)
-        except ProtocolError:
-            return None
-        if record.physical_offset != offset or not record.topic or "\0" in record.topic:
-            return None
-        return None if looks_torn(record.properties) else record
-
-    def cut(self, end: int) -> None:
+    def cut(self, end: int) -> bool:
         """End the log at the physical offset `end`: what stands behind is cleared, writing goes on there.
 
-        StoreFull when that needs room, StoreBroken.
+        That is on the disk when this returns, and so nothing of it can come back behind what is written next.
+        Returns whether there was anything. StoreFull when that needs room, StoreBroken.
         """
-        self._chunk = b""
-        self._segments.clear_from(end)
+        changed = self._segments.clear_from(end, sync=True)
         if not self._segments.files:
             self.tail, self.position = _no_segment(), 0
             self.tail.base = end
-            return
+            return changed
         for segment in self._segments.files[:-1]:
             segment.is_complete = True
         segment = self._segments.files[-1]
         segment.file.reserved = end - segment.base
+        segment.file.sync()  # even its size may not be on the disk if its maker was killed
         self._enter(segment, end - segment.base)
+        return changed
 
     def flush_job(self, start: int) -> Job:
         """A job that brings what was written from the physical offset `start` on to the disk."""
@@ -345,6 +400,22 @@ class CommitLog:
             if segment is not None:
                 segment.file.release()
             self._released += self._segment_bytes
+
+    def removable(self, flushed: int) -> MappedFile | None:
+        """The oldest file, if it can go: it is not the last, and nothing is due or under way for it.
+
+        `flushed`: the physical offset up to which the log is on the disk.
+        """
+        files = self._segments.files
+        if len(files) < 2 or files[0].base + self._segment_bytes > flushed:
+            return None
+        if files[0].file is self._reserving:
+            return None  # a job that comes late would make it again
+        return files[0].file
+
+    def forget_oldest(self) -> list[str]:
+        """Nothing of the oldest file can be read any more. The caller deletes what has the path given."""
+        return self._segments.forget_before(self._segments.start + 1)
 
     def remove_upcoming(self) -> None:
         """Remove the file that was made ahead and not used, as Apache does at a clean stop. StoreError."""

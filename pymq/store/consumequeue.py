@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import os.path
-from collections.abc import Callable
-from struct import Struct
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from pymq.disk import Disk, MappedFile
+from pymq.protocol.message import RECORD_FIXED_SIZE
 from pymq.store.reservation import Reservation
 from pymq.store.segments import PAGE, Mappings, Segment, Segments
+from pymq.store.unit_reads import (
+    BLANK_UNIT_SIZE,
+    CQ_STORE_UNIT,
+    CQ_STORE_UNIT_SIZE,
+    UnitReads,
+    stands_for_nothing,
+)
 
-CQ_STORE_UNIT = Struct(">qiq")
-"""commit-log offset (8), size of the record (4), tags code (8)."""
-CQ_STORE_UNIT_SIZE: Final = 20
-assert CQ_STORE_UNIT.size == CQ_STORE_UNIT_SIZE
+__all__ = ["BLANK_UNIT_SIZE", "CQ_STORE_UNIT", "CQ_STORE_UNIT_SIZE", "ConsumeQueue", "QueueFiles"]
 
-BLANK_UNIT_SIZE: Final = 0x7FFFFFFF
-"""The record size of a unit that fills the place of a message that is no more."""
 _pack_unit_into = CQ_STORE_UNIT.pack_into
 _RESERVE_MAX = 256 << 10
 _RESERVE_IN_BACKGROUND = 64 << 10
 """A small queue reserves little, at once; one that has grown reserves more, in the background."""
+_LOOK_BACK = 8
+"""So many units before the minimum are looked at: a damaged one may have misled the search for it."""
 _NO_SEGMENT = Segment(0, None)  # type: ignore[arg-type]
 
 
@@ -38,18 +41,18 @@ class QueueFiles(NamedTuple):
     reservation: Reservation
 
 
-class ConsumeQueue:
+class ConsumeQueue(UnitReads):
     """Appends and reads units. `position` and `tail.limit` serve the writer as in the commit log."""
 
     __slots__ = (
         "_common",
-        "_file_bytes",
         "_reserving",
-        "_segments",
+        "counted_first",
+        "counted_units",
         "dirty",
         "flushed_offset",
-        "max_offset",
         "min_offset",
+        "opened_offset",
         "position",
         "queue_id",
         "record_base",
@@ -66,21 +69,33 @@ class ConsumeQueue:
         self.record_base = common.record_base + len(name)
         """Size of a record of this topic without born host, body and properties."""
         self.queue_id = queue_id
-        self.max_offset = 0
-        """Number of the next message."""
         self.min_offset = 0
         """Number of the first message that the commit log still holds."""
+        self.opened_offset = 0
+        """Units before this number were there when the store was opened: readers check them."""
         self.position = 0
         """Where the next unit goes in the tail."""
         self.tail = _NO_SEGMENT
+        self.counted_units = self.counted_first = 0
+        """What `Census` counted of this queue last."""
         self.dirty = False
         self.flushed_offset = 0
         """Units before this number are on the disk, or on their way there."""
         self._common = common
-        self._file_bytes = common.file_bytes
         self._reserving = False
         folder = os.path.join(common.folder, topic, str(queue_id))
-        self._segments = Segments(folder, common.file_bytes, common.disk, common.mappings)
+        super().__init__(Segments(folder, common.file_bytes, common.disk, common.mappings))
+
+    @property
+    def folder(self) -> str:
+        """Where the queue's files lie."""
+        return self._segments.folder
+
+    @property
+    def first_number(self) -> int:
+        """The number with which the first file begins."""
+        files = self._segments.files
+        return files[0].base // CQ_STORE_UNIT_SIZE if files else 0
 
     # -- writing
 
@@ -95,7 +110,7 @@ class ConsumeQueue:
             ahead = min(_RESERVE_MAX, max(PAGE, used)) if used or base == 0 else _RESERVE_MAX
             self._common.reservation.ensure(segment.file, min(end - base, self._file_bytes), ahead)
             base += self._file_bytes
-        self._enter_tail()
+        self._enter_tail(must_map=count > 1)
         self._look_ahead(count)
 
     def _new_segment(self, base: int) -> Segment:
@@ -104,18 +119,25 @@ class ConsumeQueue:
         self._common.reservation.create(file, sync_folder=False)
         return self._segments.append(file, base)
 
-    def _enter_tail(self) -> None:
-        """Point to where the next unit goes, and map it."""
+    def _enter_tail(self, *, must_map: bool) -> None:
+        """Point to where the next unit goes, and map it; or, if it may be, open it for this unit alone."""
         start = self.max_offset * CQ_STORE_UNIT_SIZE
         segment = self._segments.at(start)
         if segment is None:
             self.tail, self.position = _NO_SEGMENT, 0
             return
         self.tail, self.position = segment, start - segment.base
-        self._common.mappings.map(segment)
+        mappings = self._common.mappings
+        if must_map:
+            mappings.map(segment)
+        elif mappings.map_if_busy(segment) is None:
+            mappings.open_writer(segment)
 
     def _look_ahead(self, count: int) -> None:
-        """Set how far the writer need not ask again; a queue that has grown reserves in the background."""
+        """Set how far the writer need not ask again; a queue that has grown reserves in the background.
+
+        Without a mapping it must ask each time.
+        """
         file = self.tail.file
         limit = min(file.reserved // CQ_STORE_UNIT_SIZE * CQ_STORE_UNIT_SIZE, self._file_bytes)
         ahead = min(_RESERVE_MAX, self.position)
@@ -128,7 +150,7 @@ class ConsumeQueue:
                 self._reserving = True
                 until = min(file.reserved + ahead, self._file_bytes)
                 self._common.reservation.soon(lambda: file.reserve(until), self._reserved)
-        self.tail.limit = limit
+        self.tail.limit = limit if self.tail.buffer is not None else -1
 
     def _reserved(self) -> None:
         self._reserving = False
@@ -137,11 +159,33 @@ class ConsumeQueue:
         """Add a unit; `make_room` came before."""
         position = self.position
         if position == self._file_bytes:
-            self._enter_tail()
+            self._enter_tail(must_map=True)
             position = self.position
-        _pack_unit_into(self.tail.buffer, position, physical_offset, size, tags_code)  # type: ignore[arg-type]
+        tail = self.tail
+        buffer, tail.recently_used = tail.buffer, True
+        if buffer is not None:
+            _pack_unit_into(buffer, position, physical_offset, size, tags_code)
+        else:
+            self._common.mappings.write(position, CQ_STORE_UNIT.pack(physical_offset, size, tags_code))
         self.position = position + CQ_STORE_UNIT_SIZE
         self.max_offset += 1
+
+    def extend(self, units: bytes | bytearray) -> None:
+        """Add units, packed; `make_room` came before."""
+        done = 0
+        while done < len(units):
+            if self.position == self._file_bytes:
+                self._enter_tail(must_map=True)
+            tail, position = self.tail, self.position
+            part = units[done : done + self._file_bytes - position]
+            tail.recently_used = True
+            if tail.buffer is not None:
+                tail.buffer[position : position + len(part)] = part
+            else:
+                self._common.mappings.write(position, bytes(part))
+            self.position = position + len(part)
+            self.max_offset += len(part) // CQ_STORE_UNIT_SIZE
+            done += len(part)
 
     # -- reading
 
@@ -152,10 +196,16 @@ class ConsumeQueue:
         if segment is None:
             return b""
         segment.recently_used = True
-        buffer = segment.buffer if segment.buffer is not None else self._common.mappings.map(segment)
         start -= segment.base
         end = min(start + min(count, self.max_offset - offset) * CQ_STORE_UNIT_SIZE, self._file_bytes)
-        return buffer[start:end] if end > start else b""
+        if end <= start:
+            return b""
+        buffer = segment.buffer
+        if buffer is None:
+            if self._known:
+                return self._read_file(segment, start, end - start)
+            buffer = self._common.mappings.map_if_busy(segment)
+        return buffer[start:end] if buffer is not None else segment.file.read(start, end - start)
 
     def unit(self, offset: int) -> tuple[int, int, int] | None:
         """Physical offset, size and tags code of message number `offset`; None when there is none."""
@@ -167,43 +217,24 @@ class ConsumeQueue:
         units = self._file_bytes // CQ_STORE_UNIT_SIZE
         return (offset // units + 1) * units
 
-    def first_offset(self, holds: Callable[[int, int, int], bool]) -> int:
-        """The first number whose unit satisfies `holds`, given that all after it do too; else max_offset."""
-        low, high = self._segments.start // CQ_STORE_UNIT_SIZE, self.max_offset
-        # Doubling steps first: the usual queue is short, or answers at its first unit.
-        step = 1
-        while low < high:
-            middle = (low + high) // 2
-            probe = min(low + step - 1, middle) if step else middle
-            if holds(*self._unit_on_file(probe)):
-                high, step = probe, 0
-            else:
-                low, step = probe + 1, 2 * step
-        return low
-
-    def _unit_on_file(self, offset: int) -> tuple[int, int, int]:
-        """A unit, read past the mapping: it may lie where nothing was written."""
-        start = offset * CQ_STORE_UNIT_SIZE
-        segment = self._segments.at(start)
-        data = b"" if segment is None else segment.file.read(start - segment.base, CQ_STORE_UNIT_SIZE)
-        return CQ_STORE_UNIT.unpack(data.ljust(CQ_STORE_UNIT_SIZE, b"\0"))
-
-    def last_unit(self) -> tuple[int, int, int] | None:
-        """The newest unit that stands for a message, or None."""
-        unit = self._unit_on_file(self.max_offset - 1) if self.max_offset else None
-        return None if unit is None or unit[1] == BLANK_UNIT_SIZE else unit
-
     # -- opening, recovery, closing
 
-    def load(self) -> None:
-        """Find the files and where the units end. StoreCorrupt as `Segments.load`."""
-        self._segments.load()
+    def load(self, written_bytes: int) -> None:
+        """Find the files and where the units end. Parameter and StoreCorrupt as `Segments.load`."""
+        self._segments.load(written_bytes, "mappedFileSizeConsumeQueue")
         self.max_offset = self._segments.end // CQ_STORE_UNIT_SIZE
-        self._set_end(self.first_offset(lambda physical, size, _: size <= 0 or physical < 0))
-        self.flushed_offset = self.max_offset
+        end, known = self._find_end()
+        self._set_end(end)
+        self.flushed_offset, self._known = end, known
+
+    def opened(self) -> None:
+        """The store is open: readers check the units that are there now."""
+        self.opened_offset = self.max_offset
+        self._known = b""
 
     def _set_end(self, max_offset: int) -> None:
         """The data ends before this number. What is behind is not reserved yet, even if it exists."""
+        self._newest, self._known = None, b""
         self.max_offset = max_offset
         self.flushed_offset = min(self.flushed_offset, max_offset)
         start = max_offset * CQ_STORE_UNIT_SIZE
@@ -217,30 +248,82 @@ class ConsumeQueue:
 
     def correct_min_offset(self, log_min_offset: int) -> None:
         """Set the minimum to the first message that the commit log still holds (store.md §3)."""
-        self.min_offset = self.first_offset(lambda physical, _, __: physical >= log_min_offset)
+        if log_min_offset == 0:
+            self.min_offset = self.first_number
+        else:
+            found = self.first_offset(lambda physical, _, __: physical >= log_min_offset)
+            start = max(self.first_number, found - _LOOK_BACK)
+            for number, (physical, _, _) in enumerate(self._units_on_file(start, found), start):
+                if physical >= log_min_offset:
+                    found = number
+                    break
+            # Units that are not there look like old ones: what they were is for the healing to find out.
+            while found > self.first_number and self._looks_damaged(found - 1):
+                found -= 1
+            self.min_offset = found
+
+    def _looks_damaged(self, number: int) -> bool:
+        """Whether a unit of an old message cannot be one: without a size, or before the one before it."""
+        start = max(self.first_number, number - 1)
+        *before, unit = self._units_on_file(start, number + 1)
+        if unit[1] <= 0:
+            return True
+        if stands_for_nothing(unit) or unit[:2] == (0, RECORD_FIXED_SIZE + 1):
+            return False  # of messages that are lost with the log's beginning (`lost_units`)
+        return any(
+            other != unit and not stands_for_nothing(other) and unit[0] < other[0] + other[1]
+            for other in before
+        )
+
+    def raise_min_offset(self, log_min_offset: int) -> None:
+        """As `correct_min_offset` after the log's minimum rose; costs little when nothing changes here."""
+        if self.min_offset < self.max_offset and self._unit_on_file(self.min_offset)[0] < log_min_offset:
+            self.correct_min_offset(log_min_offset)
+
+    def forget_before(self, log_min_offset: int) -> list[str]:
+        """Raise the minimum, and have the files no more that lie before it; never the last (store.md §6).
+
+        Returns their paths, for the caller to delete in this order.
+        """
+        self.raise_min_offset(log_min_offset)
+        start = self.min_offset * CQ_STORE_UNIT_SIZE
+        return self._segments.forget_before(start - start % self._file_bytes)
+
+    def replace(self, offset: int, physical_offset: int, size: int, tags_code: int) -> None:
+        """Write the unit of a number below `max_offset` anew. StoreFull, StoreBroken."""
+        start = offset * CQ_STORE_UNIT_SIZE
+        segment = self._segments.at(start)
+        if segment is None:
+            return
+        position = start - segment.base
+        segment.file.reserve_range(position - position % PAGE, position + CQ_STORE_UNIT_SIZE)
+        _pack_unit_into(self._segments.buffer(segment), position, physical_offset, size, tags_code)
+        self.flushed_offset = min(self.flushed_offset, offset)
+        self.dirty = True
+        self._newest, self._known = None, b""
 
     def truncate(self, max_offset: int) -> None:
-        """Forget the units from this number on, and clear them on the disk."""
-        self.dirty |= max_offset < self.max_offset
+        """Forget the units from this number on, and clear them: on the disk when they are flushed."""
+        if max_offset >= self.max_offset:
+            return
+        self.dirty = True
         first = self._segments.start // CQ_STORE_UNIT_SIZE
         if max_offset < first:
-            self._segments.remove_from(0)
+            self._segments.remove_from(0, sync=False)
             max_offset = 0
         else:
-            self._segments.clear_from(max_offset * CQ_STORE_UNIT_SIZE)
+            self._segments.clear_from(max_offset * CQ_STORE_UNIT_SIZE, sync=False)
         self._set_end(max_offset)
         self.min_offset = min(self.min_offset, max_offset)
 
-    def skip_to(self, offset: int) -> None:
-        """Fill up to number `offset` with blank units: the messages before it are gone (store.md §3)."""
+    def skip_to(self, offset: int, unit: tuple[int, int, int]) -> None:
+        """Fill up to number `offset` with this unit: the messages before it are lost (`lost_units`)."""
         if not self._segments.files:
             units = self._file_bytes // CQ_STORE_UNIT_SIZE
             self.max_offset = self.flushed_offset = offset // units * units
-        last = self.unit(self.max_offset - 1) if self.max_offset else None
-        physical = last[0] if last else 0
         while self.max_offset < offset:
             self.make_room(1)
-            self.append(physical, BLANK_UNIT_SIZE, 0)
+            self.append(*unit)
 
     def take_unflushed(self) -> list[MappedFile]:
         """The files with what was appended since the last call: the caller syncs them."""
@@ -253,10 +336,14 @@ class ConsumeQueue:
         """Unmap all."""
         self._segments.close()
 
-    def remove(self) -> None:
-        """Delete the queue's files and folder."""
+    def leave(self) -> None:
+        """Have nothing any more; the files are the caller's to delete."""
         self._segments.close()
         self.max_offset = self.min_offset = 0
         self._segments.files.clear()
         self._set_end(0)
+
+    def remove(self) -> None:
+        """Delete the queue's files and folder."""
+        self.leave()
         self._common.disk.remove_folder(self._segments.folder)

@@ -1,60 +1,48 @@
-"""The front of the store: put, get, offsets, opening and closing (store.md; design.md §3, §4)."""
+"""The front of the store: its parts, opening and closing, what is deleted (store.md; design.md §3, §4).
+
+What stores messages is in `appender`, what reads them in `view`.
+"""
 
 from __future__ import annotations
 
 import logging
 import os.path
-from collections.abc import Iterator, Sequence
-from struct import error as StructError
-from zlib import crc32
 
 from pymq.clock import Clock
-from pymq.disk import Disk, DiskUsage, FileLock
-from pymq.errors import MessageIllegal, StoreBroken, StoreError, StoreFull
-from pymq.protocol.message import (
-    MESSAGE_MAGIC,
-    PROPERTIES_LENGTH,
-    RECORD_FIXED_SIZE,
-    RECORD_HEADS,
-    BatchEntry,
-    MessageRecord,
-)
+from pymq.disk import Disk, Done, FileLock
+from pymq.errors import StoreError
+from pymq.protocol.message import RECORD_FIXED_SIZE
 from pymq.protocol.message_ids import pack_host
-from pymq.protocol.properties import KEYS, PROPERTIES_MAX_LENGTH, TAGS, UNIQ_KEY, get_property
-from pymq.protocol.sysflags import BORN_HOST_V6, HOST_MASK, STORE_HOST_V6, TRANSACTION_PREPARED
-from pymq.protocol.tag_filter import tags_code as tags_code_of
+from pymq.store.appender import Appender
 from pymq.store.checkpoint import Checkpoint
+from pymq.store.cleaning import Cleaner
 from pymq.store.commitlog import CommitLog
-from pymq.store.consumequeue import ConsumeQueue, QueueFiles
+from pymq.store.consumequeue import QueueFiles
 from pymq.store.flush import FlushSchedule
-from pymq.store.limits import check_limits, checked_length
+from pymq.store.healing import Healer
+from pymq.store.index import MessageIndex
+from pymq.store.leftovers import Leftovers
+from pymq.store.log_blocks import LogBlocks
+from pymq.store.log_border import border_unit, make_border
+from pymq.store.lost_units import settle, settle_all
 from pymq.store.queues import ConsumeQueues
 from pymq.store.reader import QueueReader
-from pymq.store.recovery import dispatch_record, recover
+from pymq.store.recovery import Recovery
+from pymq.store.replica import Replica
 from pymq.store.reservation import Reservation
-from pymq.store.results import (
-    Dispatch,
-    Dispatcher,
-    DispatchListener,
-    GetResult,
-    GetStatus,
-    PutResult,
-)
+from pymq.store.results import Dispatch, DispatchListener, GetResult, GetStatus, PutResult
 from pymq.store.segments import Mappings
 from pymq.store.store_config import StoreConfig
-from pymq.store.tags_codes import parse_delay_levels, unit_tags_code
+from pymq.store.tags_codes import parse_delay_levels
+from pymq.store.view import StoreView
 from pymq.store.watermark import Watermark
 
 __all__ = ["Dispatch", "GetResult", "GetStatus", "MessageStore", "PutResult"]
 
 log = logging.getLogger("pymq.store")
 
-_OTHER_BITS = ~HOST_MASK
-_pack_head = tuple(head.pack for head in RECORD_HEADS)
-_pack_length = PROPERTIES_LENGTH.pack
 
-
-class MessageStore:
+class MessageStore(Appender, StoreView):
     """Messages by topic and queue, in Apache's files.
 
     It belongs to one thread, its owner's: the disk delivers what its threads did there. The owner starts and
@@ -65,37 +53,66 @@ class MessageStore:
         self, config: StoreConfig, disk: Disk, clock: Clock, store_host: bytes | tuple[str, int]
     ) -> None:
         """`store_host`: the address stamped into each record, packed (8 or 20 bytes) or as (ip, port)."""
-        self.on_dispatch: list[DispatchListener] = []
-        self.dispatchers: list[Dispatcher] = []
-        self._config = config
-        self._disk = disk
-        self._clock = clock
-        self._store_host = store_host if isinstance(store_host, bytes) else pack_host(*store_host)
-        self._store_host_hex = self._store_host.hex().upper()
-        self._store_host_bits = STORE_HOST_V6 if len(self._store_host) == 20 else 0
-        self._max_body = config.max_message_bytes
-        self._now_ms = clock.now_ms
+        host = store_host if isinstance(store_host, bytes) else pack_host(*store_host)
+        listeners: list[DispatchListener] = []
         self._delay_levels_ms = parse_delay_levels(config.message_delay_level)
         reservation = Reservation(disk, clock, self._on_broken)
-        self._log = CommitLog(config, disk, reservation)
-        mappings = Mappings(config.mapped_consume_queue_segments)
-        self._queues = ConsumeQueues(
-            QueueFiles(
-                config.consume_queue_folder,
-                config.consume_queue_file_bytes,
-                RECORD_FIXED_SIZE - 16 + len(self._store_host),
-                disk,
-                mappings,
-                reservation,
-            )
+        commit_log = CommitLog(config, disk, reservation)
+        files = QueueFiles(
+            config.consume_queue_folder,
+            config.consume_queue_file_bytes,
+            RECORD_FIXED_SIZE - 16 + len(host),
+            disk,
+            Mappings(config.mapped_consume_queue_segments),
+            reservation,
         )
-        self._queue_table = self._queues.table
+        queues = ConsumeQueues(files, self._on_broken)
         self._checkpoint = Checkpoint(os.path.join(config.root, "checkpoint"), disk)
-        self._flush = FlushSchedule(config, disk, clock, self._log, self._checkpoint, self._on_broken)
-        self._reader = QueueReader(config, self._log, disk.memory_bytes())
+        flush = FlushSchedule(config, disk, clock, commit_log, queues, self._checkpoint, self._on_broken)
+        if not config.flush_commit_log_timed:
+            listeners.append(flush.written)
+        self._healer = Healer(
+            disk, commit_log, queues, self._delay_levels_ms, flush.mark_dirty, self._on_broken, listeners
+        )
+        index = MessageIndex(config, disk, clock, commit_log, reservation, self._checkpoint, self._on_broken)
+        cleaner = Cleaner(
+            config.retention,
+            (config.commit_log_folder, config.consume_queue_folder),
+            disk,
+            clock,
+            commit_log,
+            queues,
+            flush.flushed,
+            self._on_broken,
+        )
+        Appender.__init__(
+            self,
+            clock=clock,
+            store_host=host,
+            max_body=config.max_message_bytes,
+            commit_log=commit_log,
+            queues=queues,
+            flush=flush,
+            index=index,
+            on_dispatch=listeners,
+        )
+        StoreView.__init__(
+            self,
+            config=config,
+            disk=disk,
+            commit_log=commit_log,
+            queues=queues,
+            reader=QueueReader(config, commit_log, disk, self._healer),
+            index=index,
+            flush=flush,
+            cleaner=cleaner,
+        )
+        self._clock = clock
+        self.on_deleted = cleaner.on_deleted
+        self.on_deleted.append(index.remove_before)
+        self.may_delete = cleaner.may_delete
         self._abort_path = os.path.join(config.root, "abort")
         self._lock: FileLock | None = None
-        self._refusal: StoreError | None = StoreError("the store is not open")
 
     # -- opening and closing
 
@@ -105,45 +122,53 @@ class MessageStore:
         StoreLocked when somebody has the folder, StoreCorrupt when its files do not fit the configuration,
         StoreFull, StoreBroken.
         """
-        self._disk.make_folder(self._config.root)
+        self._disk.make_folder(self._config.root, sync=True)
         self._lock = self._disk.lock(os.path.join(self._config.root, "lock"))
         try:
             self._open()
         except BaseException:
             self._let_go()
             raise
-        self._refusal = None
+        if self._config.is_replica:
+            self._standing = StoreError("this broker is a slave: messages are stored by its master")
+        self._refusal = self._standing
 
     def _open(self) -> None:
-        self._disk.make_folder(self._config.commit_log_folder)
-        self._disk.make_folder(self._config.consume_queue_folder)
-        self._disk.sync_folder(self._config.root)
+        self._disk.make_folder(self._config.commit_log_folder, sync=True)
+        self._disk.make_folder(self._config.consume_queue_folder, sync=True)
+        self._disk.sync_folder(self._config.commit_log_folder)  # files that a killed process had just made
         clean = not self._disk.exists(self._abort_path)
         if not clean:
             log.warning("the store in %s was not closed cleanly: recovering", self._config.root)
         self._checkpoint.load()
-        self._log.load()
-        self._queues.load()
+        mark = self._checkpoint.mark
+        self._log.load(mark.log_file_bytes if mark else 0)
+        lost_queues = self._queues.load(mark.queue_file_bytes if mark else 0)
+        if not clean:
+            self._queues.sync_folders()  # as the commit log's: before a mark counts on the files
         if self._log.is_empty and not self._queues.table and not self._disk.exists(self._checkpoint.path):
             log.info("new store in %s", self._config.root)
         # From here on files are changed: an end before `close` is not a clean one.
         self._disk.write_bytes(self._abort_path, b"")
         if not self._disk.exists(self._checkpoint.path):
             self._checkpoint.write_job()()  # has its room now, so that a full disk does not hinder `close`
-        start = self._log.min_offset
-        changed = recover(
+        recovery = Recovery(
             self._log,
             self._queues,
-            self._dispatch_recovered,
-            clean=clean,
-            durable_timestamp=self._checkpoint.min_timestamp,
+            self._checkpoint,
+            self._clock,
+            self._delay_levels_ms,
+            Leftovers(self._log.segments, self._disk, self._clock, os.path.join(self._config.root, "lost")),
+            check_crc=self._config.check_crc_on_recover,
         )
-        if changed:
-            self._log.flush_job(start)()
-            self._flush.flush_dirty(self._queues)
-        newest = self._log.store_timestamp(self._queues.last_unit()[0])
-        self._log.last_store_timestamp = max(0, newest)
+        recovered = recovery.run(clean=clean, lost_queues=lost_queues)
+        self._log.last_store_timestamp = recovered.newest_timestamp
+        if recovered.changed:
+            self._flush.checkpoint_now()
         self._flush.start(self._log.end)
+        self._index.open(clean=clean)
+        self._cleaner.start()
+        self._queues.deleted.start()
 
     def close(self) -> None:
         """Flush all, mark the store as cleanly closed, and give the folder back. Twice is fine.
@@ -155,8 +180,12 @@ class MessageStore:
         was_open, self._refusal = self._is_sound, StoreError("the store is closed")
         try:
             self._flush.stop()
+            self._cleaner.stop()
+            self._healer.stop()
             self._disk.drain()
-            self._flush.finish(self._queues)
+            self._queues.deleted.finish()
+            self._index.close()
+            self._flush.finish()
             self._log.remove_upcoming()
             if was_open:
                 self._disk.remove_file(self._abort_path)
@@ -167,6 +196,7 @@ class MessageStore:
             self._let_go()
 
     def _let_go(self) -> None:
+        self._index.release()
         self._log.close()
         self._queues.close()
         if self._lock is not None:
@@ -174,220 +204,73 @@ class MessageStore:
             self._lock = None
 
     def _on_broken(self, error: StoreError) -> None:
-        if self._is_sound:
-            log.critical("the disk failed, no message is stored before a restart: %s", error)
-            self._refusal = StoreBroken(str(error))
-        self._flush.fail()
+        super()._on_broken(error)
+        self._cleaner.stop()
 
-    @property
-    def _is_sound(self) -> bool:
-        """Open and not broken; it may be full."""
-        return self._refusal is None or isinstance(self._refusal, StoreFull)
+    # -- what goes
 
-    def refuse_while_full(self, reason: str) -> None:
-        """Refuse messages with StoreFull and this reason until called again with an empty one.
+    def delete_topic(self, topic: str, done: Done | None = None) -> int:
+        """Delete the queues of a topic, and say how many; its records leave the log when they are old.
 
-        For who judges the disk; that a record has no room is noticed here anyway. Reading goes on.
+        The topic may be put to again at once. `done` is told once a crash no longer brings the old queues
+        back out of the log; their files are deleted in a thread.
         """
-        if self._is_sound:
-            self._refusal = StoreFull(reason) if reason else None
+        count = 0
+        if self._queues.has_topic(topic):
+            with self._breaking():
+                count = self._queues.delete_topic(topic)
+                self._flush.mark_soon(self._queues.folder, done)
+        elif done is not None:
+            done(None)
+        return count
 
-    def _refuse(self) -> None:
-        if self._refusal is not None:
-            raise type(self._refusal)(str(self._refusal))
+    def delete_expired_queue(self, topic: str, queue_id: int) -> bool:
+        """Delete a queue of whose messages the log holds none any more; its next number is 0 then.
 
-    # -- writing
-
-    def put(
-        self,
-        topic: str,
-        queue_id: int,
-        body: bytes,
-        properties: str,
-        *,
-        born_host: bytes,
-        flag: int = 0,
-        sys_flag: int = 0,
-        born_timestamp: int = 0,
-        reconsume_times: int = 0,
-        prepared_transaction_offset: int = 0,
-        tags_code: int = 0,
-        keys: str = "",
-        unique_key: str = "",
-    ) -> PutResult:
-        """Append a message and its queue unit; whoever reads the queue sees it from then on.
-
-        `properties`: encoded text, stored as it is. `born_host`: packed, 8 or 20 bytes; the host bits of
-        `sys_flag` are set here. `tags_code`, `keys`, `unique_key`: as the properties have them, so that they
-        need not be searched again. MessageIllegal, StoreFull, StoreBroken, StoreError: nothing was written.
+        Returns whether it was one. A queue that never had a message stays.
         """
-        # The hottest path of the broker: written out, no calls but those that do the work.
-        if self._refusal is not None:
-            self._refuse()
-        queue = self._queue_table.get((topic, queue_id)) or self._queues.make(topic, queue_id)
-        try:
-            text = properties.encode()
-        except UnicodeEncodeError:
-            raise MessageIllegal("the properties hold half a UTF-16 pair") from None
-        body_length, text_length = len(body), len(text)
-        if body_length > self._max_body or text_length > PROPERTIES_MAX_LENGTH or "\0" in properties:
-            check_limits(body, properties, text, self._max_body)
-        size = queue.record_base + len(born_host) + body_length + text_length
-        if queue.position >= queue.tail.limit:
-            queue.make_room(1)
-        commit_log = self._log
-        if commit_log.position + size > commit_log.tail.limit:
-            commit_log.make_room(size)
-        tail, position = commit_log.tail, commit_log.position
-        physical_offset = tail.base + position
-        end = position + size
-        sys_flag = sys_flag & _OTHER_BITS | self._store_host_bits
-        if len(born_host) != 8:
-            sys_flag |= BORN_HOST_V6
-        queue_offset = 0 if sys_flag & TRANSACTION_PREPARED else queue.max_offset
-        timestamp = self._now_ms()
-        try:
-            tail.buffer[position:end] = b"".join(  # type: ignore[index]
-                (
-                    _pack_head[(sys_flag & HOST_MASK) >> 4](
-                        size,
-                        MESSAGE_MAGIC,
-                        crc32(body) & 0x7FFFFFFF,
-                        queue_id,
-                        flag,
-                        queue_offset,
-                        physical_offset,
-                        sys_flag,
-                        born_timestamp,
-                        born_host,
-                        timestamp,
-                        self._store_host,
-                        reconsume_times,
-                        prepared_transaction_offset,
-                        body_length,
-                    ),
-                    body,
-                    queue.topic_field,
-                    _pack_length(text_length),
-                    text,
-                )
-            )
-        except StructError as e:
-            raise MessageIllegal(f"a field of the message does not fit the record: {e}") from None
-        commit_log.position = end
-        commit_log.last_store_timestamp = timestamp
-        if not sys_flag & TRANSACTION_PREPARED:
-            queue.append(physical_offset, size, tags_code)
-            if not queue.dirty:
-                queue.dirty = True
-                self._flush.dirty.append(queue)
-        if self.dispatchers:
-            self._dispatch(
-                queue, queue_offset, physical_offset, size, tags_code, timestamp, sys_flag, keys, unique_key,
-                prepared_transaction_offset,
-            )  # fmt: skip
-        if self.on_dispatch and not sys_flag & TRANSACTION_PREPARED:
-            for listener in self.on_dispatch:
-                listener(topic, queue_id, queue_offset, tags_code)
-        return PutResult(physical_offset, tail.base + end, queue_offset, timestamp, self._store_host_hex)
+        queue = self._queue_table.get((topic, queue_id))
+        newest = queue.unit(queue.max_offset - 1) if queue else None
+        if queue is None or newest is None or queue.ends_blank or newest[0] >= self._log.min_offset:
+            return False
+        with self._breaking():
+            self._queues.delete(queue)
+            self._flush.mark_soon(os.path.dirname(queue.folder))
+        return True
 
-    def put_batch(
-        self,
-        topic: str,
-        queue_id: int,
-        entries: Sequence[BatchEntry],
-        *,
-        born_host: bytes,
-        sys_flag: int = 0,
-        born_timestamp: int = 0,
-        reconsume_times: int = 0,
-    ) -> list[PutResult]:
-        """Append messages with consecutive queue offsets, all of them or none, in one commit-log file.
+    def settle_blank_units(self) -> int:
+        """Let no blank unit be left that an Apache 4.9.4 broker cannot pass (`lost_units`).
 
-        Errors as `put`; MessageIllegal too for an empty batch and for one that is larger than a file.
+        All queues are read for that: earlier versions left many. Where a queue has nothing but blank units,
+        and the log only one file, the log goes on in a second one. Returns how many units were settled.
+        StoreFull, StoreBroken, StoreError.
         """
-        if self._refusal is not None:
-            self._refuse()
-        if not entries:
-            raise MessageIllegal("a batch without messages")
-        queue = self._queues.make(topic, queue_id)
-        fixed = queue.record_base + len(born_host)
-        size = sum(fixed + checked_length(entry, self._max_body) for entry in entries)
-        queue.make_room(len(entries))
-        if self._log.position + size > self._log.tail.limit:
-            self._log.make_room(size)
-        results = []
-        for entry in entries:
-            properties = entry.properties
-            results.append(
-                self.put(
-                    topic,
-                    queue_id,
-                    entry.body,
-                    properties,
-                    born_host=born_host,
-                    flag=entry.flag,
-                    sys_flag=sys_flag,
-                    born_timestamp=born_timestamp,
-                    reconsume_times=reconsume_times,
-                    tags_code=tags_code_of(get_property(properties, TAGS)),
-                    keys=get_property(properties, KEYS) or "",
-                    unique_key=get_property(properties, UNIQ_KEY) or "",
-                )
-            )
-        return results
+        count = 0
+        with self._breaking():
+            for queue in list(self._queues):
+                self._flush.mark_dirty(queue)
+                count += settle_all(queue, self._log.min_offset, border_unit(self._log))
+                if queue.ends_blank:
+                    border = make_border(self._log, self._clock.now_ms())
+                    count += len(settle(queue, queue.max_offset - 1, self._log.min_offset, border))
+        return count
 
-    def _dispatch_recovered(self, record: MessageRecord) -> None:
-        """What `put` does behind the record, for one that is in the log already."""
-        tags_code = unit_tags_code(record, self._delay_levels_ms)
-        queue = dispatch_record(self._queues, record, tags_code)
-        if self.dispatchers and queue is not None:
-            self._dispatch(
-                queue,
-                record.queue_offset,
-                record.physical_offset,
-                record.total_size,
-                tags_code,
-                record.store_timestamp,
-                record.sys_flag,
-                get_property(record.properties, KEYS) or "",
-                get_property(record.properties, UNIQ_KEY) or "",
-                record.prepared_transaction_offset,
-            )
+    def clean_soon(self) -> None:
+        """Let a cleaning run now, and the next ones, delete what is expired, whatever the hour."""
+        self._cleaner.run_soon()
 
-    def _dispatch(
-        self,
-        queue: ConsumeQueue,
-        queue_offset: int,
-        physical_offset: int,
-        size: int,
-        tags_code: int,
-        timestamp: int,
-        sys_flag: int,
-        keys: str,
-        unique_key: str,
-        prepared_transaction_offset: int,
-    ) -> None:
-        """Tell the dispatchers of a record."""
-        dispatch = Dispatch(
-            queue.topic,
-            queue.queue_id,
-            queue_offset,
-            physical_offset,
-            size,
-            tags_code,
-            timestamp,
-            sys_flag,
-            keys,
-            unique_key,
-            prepared_transaction_offset,
-        )
-        for dispatcher in self.dispatchers:
-            dispatcher(dispatch)
+    # -- replication
 
-    def delete_topic(self, topic: str) -> int:
-        """Delete the queues of a topic, and say how many; its records leave the log when they are old."""
-        return self._queues.delete_topic(topic)
+    def blocks(self) -> LogBlocks:
+        """The log in pieces for slaves; of an open store."""
+        return LogBlocks(self._log, self._disk, self._config.commit_log_segment_bytes)
+
+    def replica(self) -> Replica:
+        """What takes a master's log; of an open store that nothing is put to."""
+        return Replica(
+            self._log, self._queues, self._flush, self._index, self.on_dispatch, self._delay_levels_ms,
+            self._config.commit_log_segment_bytes, self._on_broken,
+        )  # fmt: skip
 
     # -- flushing
 
@@ -402,96 +285,4 @@ class MessageStore:
 
     def tick(self) -> float:
         """Do what is due by the clock. Returns the seconds after which to call again."""
-        return self._flush.tick()
-
-    # -- reading
-
-    def get(
-        self,
-        topic: str,
-        queue_id: int,
-        offset: int,
-        max_num: int,
-        tag_codes: frozenset[int] | None = None,
-    ) -> GetResult:
-        """Read up to `max_num` messages from number `offset` on, within the transfer limits (store.md §7).
-
-        `tag_codes`: signed 32-bit hashes of the tags to let through, None for all. StoreCorrupt when queue
-        and log contradict each other.
-        """
-        queue = self._queue_table.get((topic, queue_id))
-        if queue is None:
-            return GetResult(GetStatus.NO_MESSAGE_IN_QUEUE, 0, 0, 0, [])
-        return self._reader.get(queue, offset, max_num, tag_codes)
-
-    def max_offset(self, topic: str, queue_id: int) -> int:
-        """Number of the queue's next message; 0 for an unknown queue."""
-        queue = self._queue_table.get((topic, queue_id))
-        return queue.max_offset if queue else 0
-
-    def min_offset(self, topic: str, queue_id: int) -> int:
-        """Number of the queue's first message that is still there; 0 for an unknown queue."""
-        queue = self._queue_table.get((topic, queue_id))
-        return queue.min_offset if queue else 0
-
-    def store_time(self, topic: str, queue_id: int, offset: int) -> int:
-        """When message number `offset` was stored, ms since 1970; -1 when it is not there."""
-        queue = self._queue_table.get((topic, queue_id))
-        return self._reader.store_time(queue, offset) if queue else -1
-
-    def earliest_store_time(self, topic: str, queue_id: int) -> int:
-        """When the queue's first message was stored, ms since 1970; -1 when there is none."""
-        return self.store_time(topic, queue_id, self.min_offset(topic, queue_id))
-
-    def offset_by_time(self, topic: str, queue_id: int, timestamp: int) -> int:
-        """Number of the message stored at `timestamp` (ms), else of its nearer neighbour; 0 without any."""
-        queue = self._queue_table.get((topic, queue_id))
-        return self._reader.offset_by_time(queue, timestamp) if queue else 0
-
-    def is_in_memory(self, topic: str, queue_id: int, offset: int) -> bool:
-        """Whether a message is near enough to the log's end to be in memory; also when it does not exist."""
-        queue = self._queue_table.get((topic, queue_id))
-        return queue is None or self._reader.is_in_memory(queue, offset)
-
-    def record_at(self, physical_offset: int) -> bytes | None:
-        """The record that begins at `physical_offset`, or None when none begins there."""
-        return self._log.record_at(physical_offset) if physical_offset >= 0 else None
-
-    def queues(self) -> Iterator[tuple[str, int]]:
-        """Topic and queue id of each queue."""
-        return iter(list(self._queues.table))
-
-    # -- figures
-
-    @property
-    def is_writable(self) -> bool:
-        """Whether messages are accepted, as far as is known without trying."""
-        return self._refusal is None
-
-    @property
-    def commit_log_min_offset(self) -> int:
-        """Physical offset of the log's first byte."""
-        return self._log.min_offset
-
-    @property
-    def commit_log_max_offset(self) -> int:
-        """Physical offset behind the last record."""
-        return self._log.end
-
-    @property
-    def dispatch_behind_bytes(self) -> int:
-        """Bytes of the log that have no queue units yet: none, since a put writes both."""
-        return 0
-
-    @property
-    def remaining_to_flush(self) -> int:
-        """Bytes of the log that are not on the disk yet."""
-        return self._log.end - self._flush.flushed.position
-
-    def earliest_log_time(self) -> int:
-        """When the log's first record was stored, ms since 1970; -1 when the log is empty."""
-        return self._log.store_timestamp(self._log.min_offset)
-
-    def disk_usage(self) -> DiskUsage:
-        """Usage of the partition that holds the commit log."""
-        return self._disk.usage(self._config.commit_log_folder)
+        return min(self._flush.tick(), self._cleaner.tick(), self._index.tick())

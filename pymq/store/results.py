@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable
+from typing import Required, TypedDict
 
 import msgspec
+
+from pymq.disk import MappedFile
+
+FilePart = tuple[MappedFile, int, int]
+"""A file, the position in it, and how many bytes."""
 
 
 class GetStatus(enum.Enum):
@@ -38,6 +44,30 @@ class GetResult(msgspec.Struct):
     """Of the last queue unit looked at."""
     is_far_behind: bool = False
     """Further behind the log's end than memory holds (Apache's suggestPullingFromSlave)."""
+    unread: list[FilePart] | None = None
+    """Where the records stand, when they are left to `MessageStore.fetch`: `records` is empty until then."""
+    are_right: Callable[[list[bytes]], bool] | None = None
+    """Whether what was read there are the queue's records."""
+
+
+class ChangedFields(TypedDict, total=False):
+    """Fields in which a record that is stored anew may differ from the old one."""
+
+    sys_flag: int
+    reconsume_times: int
+    prepared_transaction_offset: int
+
+
+class PutFields(ChangedFields, total=False):
+    """What `MessageStore.put` takes by name from those who put through something that holds back."""
+
+    born_host: Required[bytes]
+    flag: int
+    born_timestamp: int
+    tags_code: int
+    keys: str
+    unique_key: str
+    is_accepted: bool
 
 
 class PutResult(msgspec.Struct, gc=False):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os.path
 
-from pymq.disk import Disk, MappedBuffer, MappedFile
+from pymq.disk import Disk, FileWriter, MappedBuffer, MappedFile
 from pymq.errors import StoreCorrupt
 
 log = logging.getLogger("pymq.store")
@@ -13,12 +13,25 @@ log = logging.getLogger("pymq.store")
 NAME_LENGTH = 20
 """A file's name is the offset of its first byte, in 20 decimal digits."""
 PAGE = 4096
+_NEVER = -(1 << 62)
+
+
+class WrongFile(StoreCorrupt):
+    """A file of another size than configured, or one that is missing.
+
+    Attributes:
+        is_size_sure: the configured size is that of the store, so that it is the file that is wrong.
+    """
+
+    def __init__(self, text: str, is_size_sure: bool) -> None:
+        super().__init__(text)
+        self.is_size_sure = is_size_sure
 
 
 class Segment:
     """One file of the range. Up to `limit` the writer may write without further thought."""
 
-    __slots__ = ("base", "buffer", "file", "is_complete", "limit", "pinned", "recently_used")
+    __slots__ = ("base", "buffer", "file", "is_complete", "limit", "missed", "pinned", "recently_used")
 
     def __init__(self, base: int, file: MappedFile) -> None:
         self.base = base
@@ -29,10 +42,16 @@ class Segment:
         self.is_complete = False
         """Only read from now on."""
         self.recently_used = False
+        self.missed = _NEVER
+        """When it was asked for and not mapped last, by the count of `Mappings`."""
 
 
 class Mappings:
     """Bounds how many segments are mapped at a time: the ones not used lately go first.
+
+    To map a file for one write or read, and to unmap another for it, costs ten times the write. So where all
+    mappings are taken, a segment gets one only if it comes again before `limit` others had to do without, and
+    if the next one in the row was not used lately; until then it is written and read past any mapping.
 
     Reads copy, and unmapping happens only inside `map`, in the owner's thread: never under a reader.
     """
@@ -40,6 +59,8 @@ class Mappings:
     def __init__(self, limit: int) -> None:
         self._limit = max(2, limit)
         self._mapped: dict[Segment, None] = {}
+        self._misses = 0
+        self._writer: FileWriter | None = None
 
     def __len__(self) -> int:
         return len(self._mapped)
@@ -53,6 +74,41 @@ class Mappings:
             segment.buffer = segment.file.map(readahead=segment.is_complete)
             self._mapped[segment] = None
         return segment.buffer
+
+    def map_if_busy(self, segment: Segment) -> MappedBuffer | None:
+        """The segment's mapping, or None where it is not worth to make one. StoreError when that fails."""
+        if segment.buffer is None and len(self._mapped) >= self._limit:
+            self._misses += 1
+            before, segment.missed = segment.missed, self._misses
+            if self._misses - before > self._limit or self._spare_next():
+                return None
+        return self.map(segment)
+
+    def _spare_next(self) -> bool:
+        """Whether the next one in the row was used since the last look at it: then it goes to the end."""
+        segment = next(iter(self._mapped))
+        if not (segment.pinned or segment.recently_used):
+            return False
+        segment.recently_used = False
+        del self._mapped[segment]
+        self._mapped[segment] = None
+        return True
+
+    def open_writer(self, segment: Segment) -> None:
+        """Prepare the one `write` that comes next. StoreError when that fails."""
+        self.close_writer()
+        self._writer = segment.file.writer()
+
+    def write(self, position: int, data: bytes) -> None:
+        """Write to the segment that was prepared; room is reserved. StoreBroken."""
+        assert self._writer is not None
+        self._writer.write(position, data)
+
+    def close_writer(self) -> None:
+        """Let go of the segment that was prepared."""
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            writer.close()
 
     def unmap(self, segment: Segment) -> None:
         """Let the segment's mapping go."""
@@ -87,30 +143,55 @@ class Segments:
         self._disk = disk
         self._mappings = mappings
 
-    def load(self) -> None:
-        """Find the folder's files. StoreCorrupt for a foreign name, another size or a gap (store.md §1)."""
+    def load(self, written_bytes: int, key: str) -> None:
+        """Find the folder's files, and repair the last one's size when it was cut.
+
+        `written_bytes`: the size that they are known to have been made with, 0 when that is unknown; `key`:
+        the setting of the size. StoreCorrupt for a foreign name; WrongFile for another size or a gap.
+        """
         names = self._disk.list_folder(self.folder)
         for name in [name for name in names if name.startswith(".")]:
             log.warning("%s is none of the store's files: ignored", os.path.join(self.folder, name))
             names.remove(name)
-        for name in names:
+        sizes = [self._disk.file_size(os.path.join(self.folder, name)) for name in names]
+        if written_bytes == 0 and self.segment_bytes in sizes:
+            written_bytes = self.segment_bytes
+        is_size_sure = written_bytes == self.segment_bytes
+        for name, size in zip(names, sizes, strict=True):
             path = os.path.join(self.folder, name)
-            if len(name) != NAME_LENGTH or not name.isdecimal() or int(name) % self.segment_bytes:
+            if len(name) != NAME_LENGTH or not name.isdecimal():
                 raise StoreCorrupt(
-                    f"{path} does not belong here: names have {NAME_LENGTH} digits and are multiples of the"
-                    f" configured file size {self.segment_bytes}"
+                    f"{path} is none of the store's files: move it elsewhere (files here have names of"
+                    f" {NAME_LENGTH} digits)"
                 )
-            size = self._disk.file_size(path)
             if size == 0 and name == names[-1]:
                 self._disk.remove_file(path)  # its making was interrupted
                 continue
-            if size != self.segment_bytes:
-                raise StoreCorrupt(
-                    f"{path} has {size} bytes, the configured file size is {self.segment_bytes}"
-                )
+            if int(name) % self.segment_bytes or size != self.segment_bytes:
+                is_short_end = name == names[-1] and size < self.segment_bytes
+                if not (is_short_end and is_size_sure) or int(name) % self.segment_bytes:
+                    raise WrongFile(self._advice(path, size, written_bytes, key), is_size_sure)
+                log.warning("%s has only %d bytes: lengthened to %d", path, size, self.segment_bytes)
+                self._disk.resize_file(path, self.segment_bytes)
             if self.files and int(name) != self.end:
-                raise StoreCorrupt(f"the file before {path} is missing")
+                raise WrongFile(
+                    f"the file before {path} is missing: put it back, or move {path} and those behind it"
+                    f" elsewhere to go on with the messages before the gap",
+                    is_size_sure,
+                )
             self.files.append(Segment(int(name), self._disk.file(path, self.segment_bytes)))
+
+    def _advice(self, path: str, size: int, written_bytes: int, key: str) -> str:
+        """What is wrong with a file, and how to mend it."""
+        text = f"{path} has {size} bytes, the configured file size ({key}) is {self.segment_bytes}"
+        if written_bytes == self.segment_bytes:
+            return f"{text}: its end is gone or foreign, put back the file as it was"
+        if written_bytes:
+            return f"{text}: the store was written with {key}={written_bytes}, set it to that"
+        return (
+            f"{text}: set {key} to the size that the store was made with; if it is the file that was cut,"
+            f" and it is the last one, lengthen it by `truncate -s {self.segment_bytes} {path}`"
+        )
 
     @property
     def start(self) -> int:
@@ -131,6 +212,13 @@ class Segments:
         """A handle of the file that begins, or will begin, at `base`."""
         return self._disk.file(os.path.join(self.folder, f"{base:0{NAME_LENGTH}d}"), self.segment_bytes)
 
+    def apart(self) -> Segments:
+        """The files that there are now, by handles of their own: for another thread, which only `read`s."""
+        apart = Segments(self.folder, self.segment_bytes, self._disk, self._mappings)
+        for segment in self.files:
+            apart.append(self.file_at(segment.base), segment.base)
+        return apart
+
     def append(self, file: MappedFile, base: int) -> Segment:
         """Take an existing file as the last segment."""
         segment = Segment(base, file)
@@ -142,27 +230,51 @@ class Segments:
         segment.recently_used = True
         return segment.buffer if segment.buffer is not None else self._mappings.map(segment)
 
-    def remove_from(self, base: int) -> None:
-        """Delete the files that begin at `base` or later, the last one first, and bring that to the disk."""
+    def remove_from(self, base: int, *, sync: bool) -> bool:
+        """Delete the files that begin at `base` or later, the last one first, and bring that to the disk.
+
+        With `sync` each one before the next: a power cut leaves no gap. Returns whether there were any.
+        """
         if not self.files or self.files[-1].base < base:
-            return
+            return False
         while self.files and self.files[-1].base >= base:
             segment = self.files.pop()
             self._close(segment)
             self._disk.remove_file(segment.file.path)
-        self._disk.sync_folder(self.folder)
+            if sync:
+                self._disk.sync_folder(self.folder)
+        if not sync:
+            self._disk.sync_folder(self.folder)
+        return True
 
-    def clear_from(self, offset: int) -> None:
+    def forget_before(self, base: int) -> list[str]:
+        """Have the files no more that begin before `base`, but never let go of the last there is.
+
+        Returns their paths. The caller deletes them in this order: a gap would stop the next start.
+        """
+        paths = []
+        while len(self.files) > 1 and self.files[0].base < base:
+            segment = self.files.pop(0)
+            self._close(segment)
+            paths.append(segment.file.path)
+        return paths
+
+    def clear_from(self, offset: int, *, sync: bool) -> bool:
         """Let nothing but zeros stand from `offset` on: delete the files behind, clear the one that holds it.
 
         What stays must not be trusted by the next start, and a cut alone does not erase it (store.md §12).
-        A file that is empty then is kept: its room may be needed at once, and the disk may be full.
+        With `sync` it is on the disk when this returns. A file that is empty then is kept: its room may be
+        needed at once, and the disk may be full. Returns whether there was anything.
         """
-        self.remove_from(offset + 1)
+        changed = self.remove_from(offset + 1, sync=sync)
         segment = self.at(offset)
         if segment is not None:
             self._mappings.unmap(segment)
-            segment.file.zero_from(offset - segment.base)
+            if segment.file.zero_from(offset - segment.base):
+                changed = True
+                if sync:
+                    segment.file.sync()
+        return changed
 
     def close(self) -> None:
         """Unmap all and close what is open."""

@@ -9,6 +9,7 @@ import msgspec
 from pymq.errors import ConfigError
 from pymq.protocol.message import RECORD_FIXED_SIZE
 from pymq.store.consumequeue import CQ_STORE_UNIT_SIZE
+from pymq.store.retention import RetentionRules
 
 END_OF_FILE_MIN_BLANK = 8
 """The end of a commit-log file always keeps room for a blank record's two integers."""
@@ -27,7 +28,11 @@ class StoreConfig(msgspec.Struct, frozen=True, kw_only=True):
     """mappedFileSizeConsumeQueue, rounded up to whole units of 20 bytes."""
     max_message_bytes: int = 4 << 20
     """maxMessageSize: the limit of a body."""
+    sync_flush: bool = False
+    """Whether flushDiskType is SYNC_FLUSH. The store's owner waits for `flushed`."""
     flush_interval_commit_log: int = 500
+    flush_commit_log_timed: bool = True
+    """False: a put that makes the log dirty enough has it flushed at once, not only each interval."""
     flush_commit_log_least_pages: int = 4
     flush_commit_log_thorough_interval: int = 10_000
     flush_interval_consume_queue: int = 1_000
@@ -46,6 +51,14 @@ class StoreConfig(msgspec.Struct, frozen=True, kw_only=True):
     mapped_commit_log_segments: int = 64
     mapped_consume_queue_segments: int = 512
     """How many files may be mapped at a time; the least used are unmapped."""
+    message_index_enable: bool = True
+    max_hash_slot_num: int = 5_000_000
+    max_index_num: int = 20_000_000
+    """Geometry of the index files. Files that have another one are built anew."""
+    is_replica: bool = False
+    """Messages come by the master's log, and are not stored here."""
+    retention: RetentionRules = RetentionRules()
+    """What is kept and for how long."""
 
     def __post_init__(self) -> None:
         smallest = RECORD_FIXED_SIZE + END_OF_FILE_MIN_BLANK
@@ -53,6 +66,8 @@ class StoreConfig(msgspec.Struct, frozen=True, kw_only=True):
             raise ConfigError(f"mappedFileSizeCommitLog must be at least {smallest} bytes")
         if self.consume_queue_segment_bytes < CQ_STORE_UNIT_SIZE:
             raise ConfigError(f"mappedFileSizeConsumeQueue must be at least {CQ_STORE_UNIT_SIZE} bytes")
+        if self.max_hash_slot_num < 1 or self.max_index_num < 2:
+            raise ConfigError("maxHashSlotNum must be at least 1, maxIndexNum at least 2")
         if not self.root:
             raise ConfigError("storePathRootDir must not be empty")
 
@@ -65,6 +80,11 @@ class StoreConfig(msgspec.Struct, frozen=True, kw_only=True):
     def consume_queue_folder(self) -> str:
         """Where the consume queues' folders lie."""
         return os.path.join(self.root, "consumequeue")
+
+    @property
+    def index_folder(self) -> str:
+        """Where the index files lie."""
+        return os.path.join(self.root, "index")
 
     @property
     def consume_queue_file_bytes(self) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pymq.errors import ConfigError
-from pymq.protocol.message import MessageRecord
 from pymq.protocol.properties import DELAY, TAGS, get_property
 from pymq.protocol.tag_filter import tags_code
 
@@ -25,12 +24,12 @@ def parse_delay_levels(text: str) -> list[int]:
     return levels
 
 
-def unit_tags_code(record: MessageRecord, delay_levels_ms: list[int]) -> int:
-    """The tags code that belongs into the queue unit of a stored record."""
-    if record.topic == SCHEDULE_TOPIC:
-        level = get_property(record.properties, DELAY) or ""
+def unit_tags_code(topic: str, properties: str, store_timestamp: int, delay_levels_ms: list[int]) -> int:
+    """The tags code that belongs into the queue unit of a stored record, by what stands in the record."""
+    if topic == SCHEDULE_TOPIC:
+        level = get_property(properties, DELAY) or ""
         if level.isdecimal() and int(level) > 0:
             known = min(int(level), len(delay_levels_ms))
             delay_ms = delay_levels_ms[known - 1] if known else _UNKNOWN_LEVEL_MS
-            return record.store_timestamp + delay_ms
-    return tags_code(get_property(record.properties, TAGS))
+            return store_timestamp + delay_ms
+    return tags_code(get_property(properties, TAGS))

@@ -97,6 +97,11 @@ class Connection(asyncio.Protocol):
         self._accepting: Command | None = None
         self._refusals: Refusals | None = None
 
+    @property
+    def speaks_msgpack(self) -> bool:
+        """Whether the peer has agreed to msgpack, as only pymq does."""
+        return self._serialization == Serialization.MSGPACK
+
     # -- asyncio.Protocol ---------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -172,7 +177,7 @@ class Connection(asyncio.Protocol):
         broken = False
         try:
             for kind, header, body in self._frames:
-                command = decode_command(kind, header, body)
+                command = decode_command(kind, header, body, not self._awaits_offer)
                 if command.flag & FLAG_RESPONSE:
                     self._settle(command)
                 else:
@@ -256,11 +261,10 @@ class Connection(asyncio.Protocol):
         if command.flag & FLAG_ONEWAY or self.closed:
             return
         body = answer.body
-        if isinstance(body, (bytes, memoryview)):
-            slices: Sequence[Buffer] = (body,)
-            size = len(body)
-        else:
-            slices = body
+        size = 0
+        slices: Sequence[Buffer] = ()
+        if body:
+            slices = (body,) if isinstance(body, (bytes, memoryview)) else body
             size = sum(map(len, slices))
         extra = None
         if command is self._accepting:
@@ -283,10 +287,10 @@ class Connection(asyncio.Protocol):
         self._out_bytes += size + 200
         if self._serving:
             return
-        if type(body) is bytes:
-            self._flush_soon()
-        else:
+        if type(body) is not bytes:
             self._flush()  # slices of a mapping are good for this turn only
+        elif not self._flush_due or self._out_bytes > WRITE_BUFFER_BYTES:
+            self._flush_soon()
 
     # -- requests of ours ---------------------------------------------------------------------------
 
@@ -385,6 +389,10 @@ class Connection(asyncio.Protocol):
             asyncio.get_running_loop().call_soon(self._flush_now)
         elif self._out_bytes > WRITE_BUFFER_BYTES:
             self._flush()
+
+    def write_out(self) -> None:
+        """Write what waits for the end of this turn now: there may be much to do before it ends."""
+        self._flush()
 
     def _flush_now(self) -> None:
         self._flush_due = False

@@ -77,12 +77,21 @@ class Pool:
         self._open: dict[str, Connection] = {}
         self._opening: dict[str, asyncio.Task[Connection]] = {}
         self._tasks: set[asyncio.Future[Any]] = set()
+        self._silent: set[str] = set()
         self._closed = False
 
     def connected(self, address: str) -> Connection | None:
         """The open connection to `address`, if there is one."""
         connection = self._open.get(address)
         return None if connection is None or connection.closed else connection
+
+    def is_silent(self, address: str) -> bool:
+        """Whether the last call to `address` ended with nothing heard from it, not even a connection.
+
+        It may be there all the same: a stopped process still accepts connections. Who only says goodbye need
+        not wait for it once more.
+        """
+        return address in self._silent
 
     async def connection(self, address: str) -> Connection:
         """The connection to `address`, opened if need be; those who ask at once share one attempt.
@@ -162,6 +171,7 @@ class Pool:
                 async with asyncio.timeout(timeout_s):
                     connection = await self.connection(address)
             except TimeoutError:
+                self._silent.add(address)
                 raise ConnectFailed(
                     address, f"connecting to {address} took longer than {timeout_s:g} s"
                 ) from None
@@ -171,9 +181,12 @@ class Pool:
             command = await connection.call(header, body, timeout_s=timeout_s)
         except CallTimeout:
             if connection.heard == heard and timeout_s >= HALF_DEAD_S:
+                self._silent.add(address)
                 log.warning("%s: silent for %g s; connection closed", address, timeout_s)
                 connection.abort()
             raise
+        if self._silent:
+            self._silent.discard(address)
         if command.code not in accept:
             raise ResponseError(command.code, command.remark or "", address)
         return Reply(command, address)

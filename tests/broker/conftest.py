@@ -12,8 +12,9 @@ import pytest
 from pymq.broker.app import Broker
 from pymq.broker.broker_config import BrokerConfig
 from pymq.clock import SystemClock
-from pymq.disk import Disk, SystemDisk
+from pymq.disk import Disk
 from pymq.network import SystemNetwork
+from pymq.system_disk import SystemDisk
 from pymq.transport.pool import Pool
 
 StartBroker = Callable[..., Awaitable[Broker]]

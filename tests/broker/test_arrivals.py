@@ -10,6 +10,7 @@ from pymq.broker.arrivals import HEARTBEAT, Arrivals, HeldPull
 from pymq.errors import ResponseError
 from pymq.protocol.codes import ResponseCode
 from pymq.transport.connection import Connection
+from tests.store.test_many_queues import work
 
 
 class Story:
@@ -108,3 +109,20 @@ async def test_many_pulls_of_one_queue_end_without_looking_at_each_other() -> No
     async with asyncio.timeout(5):
         await everyone.wait()
     assert woken == pulls // 2
+
+
+async def test_to_wake_a_topic_takes_no_longer_beside_more_others() -> None:
+    async def steps(others: int) -> int:
+        story = Story(capacity=10_000)
+        for number in range(others):
+            story.hold("other", (f"other-{number}", 0))
+        story.hold("one", ("t", 0))
+        story.hold("two", ("t", 1))
+        taken = work(lambda: story.arrivals.wake_topic("t"))
+        await asyncio.sleep(0)
+        assert sorted(story.woken) == ["one", "two"]
+        assert len(story.arrivals) == others
+        story.arrivals.close()
+        return taken
+
+    assert await steps(2_000) == await steps(5)

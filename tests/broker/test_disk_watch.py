@@ -10,9 +10,11 @@ import pytest
 
 from pymq.broker.broker_config import BrokerConfig
 from pymq.broker.disk_watch import DiskWatch
-from pymq.disk import DiskUsage, SystemDisk
+from pymq.disk import DiskUsage
 from pymq.errors import ResponseError, StoreError
 from pymq.protocol.codes import ResponseCode
+from pymq.store.retention import RetentionRules
+from pymq.system_disk import SystemDisk
 from pymq.transport.pool import Pool
 from tests.broker.asking import pull, records, send
 from tests.broker.conftest import StartBroker
@@ -37,8 +39,8 @@ class Gauge(SystemDisk):
 
 def watch(disk: Gauge, told: list[str], **settings: Any) -> DiskWatch:
     """A watch that writes what it tells the store into `told`."""
-    config = BrokerConfig(store_path_root_dir="/s", store_path_commit_log="/log", **settings)
-    return DiskWatch(config, disk, told.append)
+    config = BrokerConfig(store_path_root_dir="/s", store_path_commit_log="/log")
+    return DiskWatch(config, RetentionRules(**settings), disk, told.append)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -82,17 +83,6 @@ async def test_a_body_over_the_limit_is_illegal(broker: Broker, pool: Pool) -> N
     with pytest.raises(ResponseError) as refused:
         await send(pool, broker.address, "orders", b"x" * ((1 << 16) + 1))
     assert refused.value.code == ResponseCode.MESSAGE_ILLEGAL
-
-
-@pytest.mark.parametrize("text", ["DELAY\x013", "TRAN_MSG\x01true", "TIMER_DELAY_SEC\x0110"])
-async def test_what_is_not_built_yet_is_refused_and_not_delivered(
-    broker: Broker, pool: Pool, text: str
-) -> None:
-    await send(pool, broker.address, "orders", b"x")
-    with pytest.raises(ResponseError, match="does not serve") as refused:
-        await send(pool, broker.address, "orders", b"later", properties=f"A\x01b\x02{text}")
-    assert refused.value.code == ResponseCode.MESSAGE_ILLEGAL
-    assert bounds(await pull(pool, broker.address, "orders")).max_offset == 1
 
 
 async def test_a_delay_of_zero_is_none(broker: Broker, pool: Pool) -> None:
@@ -278,6 +268,20 @@ async def test_one_stored_message_by_its_offset(broker: Broker, pool: Pool) -> N
     assert decode_record(reply.body).body == b"look"
     with pytest.raises(ResponseError, match="can not find message by the offset, 123456"):
         await pool.call(broker.address, ViewMessageRequest(123456))
+
+
+async def test_a_message_that_is_damaged_on_the_disk_is_not_shown(
+    broker: Broker, pool: Pool, tmp_path: Path
+) -> None:
+    sent = await send(pool, broker.address, "T", b"precious")
+    offset = int(sent.msg_id[16:], 16)
+    [file] = (tmp_path / "store" / "commitlog").glob("0*0")
+    at = file.read_bytes().index(b"precious")
+    with file.open("r+b") as log_file:
+        log_file.seek(at)
+        log_file.write(b"P")
+    with pytest.raises(ResponseError, match=f"the message at {offset} is damaged"):
+        await pool.call(broker.address, ViewMessageRequest(offset))
 
 
 async def test_a_restart_serves_everything(start_broker: StartBroker, pool: Pool) -> None:

@@ -14,7 +14,6 @@ import pytest
 from pymq.broker.app import Broker
 from pymq.broker.ports import take_ports
 from pymq.clock import SystemClock
-from pymq.disk import SystemDisk
 from pymq.errors import PortInUse, ResponseError, StoreLocked
 from pymq.namesrv.app import NameServer
 from pymq.namesrv.namesrv_config import NamesrvConfig
@@ -31,6 +30,7 @@ from pymq.protocol.headers.naming import (
     RegisterBrokerRequest,
     UnregisterBrokerRequest,
 )
+from pymq.system_disk import SystemDisk
 from pymq.transport.dispatch import Answer, Request, merge, row
 from pymq.transport.pool import Pool
 from pymq.transport.server import Server

@@ -45,7 +45,7 @@ async def test_a_message_at_the_limit_is_a_dead_letter_at_once(
         "%RETRY%g",
         b"dead",
         queue_id=0,
-        properties="RETRY_TOPIC\x01orders\x02DELAY\x0119\x02KEYS\x01k",
+        properties="RETRY_TOPIC\x01orders\x02DELAY\x0119\x02TIMER_DELAY_SEC\x013600\x02KEYS\x01k",
         **fields,
     )
     assert sent.queue_id == 0

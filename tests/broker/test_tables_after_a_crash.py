@@ -13,7 +13,6 @@ import pytest
 from pymq.broker.app import Broker
 from pymq.broker.consumer_offsets import ConsumerOffsetTable
 from pymq.broker.saved_tables import SavedTable
-from pymq.disk import SystemDisk
 from pymq.errors import ResponseError, StoreFull
 from pymq.protocol.bodies.subscription import SubscriptionGroupConfig
 from pymq.protocol.bodies.topic_config import TopicConfig
@@ -25,6 +24,7 @@ from pymq.protocol.headers.administration import (
     GetTopicStatsInfoRequest,
     UpdateAndCreateSubscriptionGroupRequest,
 )
+from pymq.system_disk import SystemDisk
 from pymq.transport.pool import Pool
 from tests.broker.asking import pull, records, send
 from tests.broker.conftest import StartBroker
@@ -104,15 +104,34 @@ async def test_what_is_set_up_by_request_is_on_the_disk_when_the_answer_comes(
     assert table_of(store, "subscriptionGroup")["subscriptionGroupTable"]["g"]["retryMaxTimes"] == 3
 
 
+class FullDisk(SystemDisk):
+    """Takes no table while it is full."""
+
+    full = True
+
+    async def write_text(self, path: str, text: str) -> None:
+        if self.full:
+            raise StoreFull("no room")
+        await super().write_text(path, text)
+
+
+@pytest.mark.parametrize("failed_before", [False, True])
+async def test_at_the_end_the_log_says_that_what_cannot_be_saved_is_lost(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, failed_before: bool
+) -> None:
+    offsets = ConsumerOffsetTable()
+    saved = SavedTable(str(tmp_path / "t.json"), offsets, FullDisk(), interval_s=60)
+    if failed_before:
+        with pytest.raises(StoreFull):
+            await saved.save()
+    caplog.clear()
+    saved.changed()
+    await saved.close()
+    assert "t.json was not saved at the end, what changed since it last was is lost: no room" in caplog.text
+    assert "trying on" not in caplog.text
+
+
 async def test_a_request_is_told_when_its_table_cannot_be_saved(tmp_path: Path) -> None:
-    class FullDisk(SystemDisk):
-        full = True
-
-        async def write_text(self, path: str, text: str) -> None:
-            if self.full:
-                raise StoreFull("no room")
-            await super().write_text(path, text)
-
     disk, offsets = FullDisk(), ConsumerOffsetTable()
     saved = SavedTable(str(tmp_path / "t.json"), offsets, disk, interval_s=60)
     with pytest.raises(StoreFull):

@@ -74,8 +74,8 @@ def test_p_of_a_name_server_names_the_file_that_updates_go_to(tmp_path: Path) ->
     [
         ("listenPort=x", "broker.conf:1: listenPort: expected a whole number from 0 to 65535, got 'x'"),
         (
-            "brokerRole=SYNC_MASTER",
-            "broker.conf:1: brokerRole=SYNC_MASTER is not supported yet by this version",
+            "aclEnable=true",
+            "broker.conf:1: aclEnable=true is not supported yet by this version",
         ),
         ("a=b listenPort=1", "two settings on one line, a and listenPort"),
     ],
@@ -178,3 +178,37 @@ def test_help_loads_nothing_that_it_does_not_need() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.endswith("loaded: []\n")
     assert "standalone" in done.stdout
+
+
+def test_set_goes_before_the_conf_file(tmp_path: Path) -> None:
+    conf = tmp_path / "broker.conf"
+    conf.write_text("brokerName=broker-a\nlistenPort=20911\n")
+    settings = shown(
+        pymq("broker", "-c", str(conf), "--set", "listenPort=0", "--set", "brokerIp2=127.0.0.1", "-p")
+    )
+    assert settings["listenPort=0"] == "command line"
+    assert settings["brokerIP2=127.0.0.1"] == "command line"
+    assert settings["brokerName=broker-a"] == f"{conf}:1"
+    assert shown(pymq("namesrv", "--set", "listenPort=1", "-p"))["listenPort=1"] == "command line"
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("listenport=1", "pymq: command line: unknown key listenport: did you mean listenPort?\n"),
+        (
+            "listenPort=x",
+            "pymq: command line: listenPort: expected a whole number from 0 to 65535, got 'x'\n",
+        ),
+    ],
+)
+def test_a_bad_setting_of_the_command_line_stops_the_start(setting: str, said: str) -> None:
+    result = pymq("broker", "--set", setting)
+    assert result.exit_code == 1
+    assert result.stderr == said
+
+
+def test_a_setting_without_a_value_is_refused() -> None:
+    result = pymq("broker", "--set", "listenPort")
+    assert result.exit_code == 2
+    assert "'listenPort' is not K=V" in result.stderr

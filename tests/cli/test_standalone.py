@@ -25,6 +25,20 @@ def test_a_message_is_sent_and_consumed_and_survives_a_restart(tmp_path: Path) -
         one.stop()
 
 
+def test_messages_are_consumed_in_order_and_broadcast(tmp_path: Path) -> None:
+    with standalone(PYMQ, tmp_path) as one:
+        for body in ("1", "2"):
+            one.pymq("send", "orders", body)
+
+        def consumed(*options: str) -> list[str]:
+            text = one.pymq("consume", "orders", "-g", "g", "--from", "first", "--count", "2", *options)
+            return sorted(text.split())
+
+        assert consumed("--ordered") == ["1", "2"]
+        assert consumed("--broadcast") == ["1", "2"], "the group's offsets are none of a broadcast consumer's"
+        one.stop()
+
+
 def test_hello_shows_a_first_message_and_how_to_connect(tmp_path: Path) -> None:
     with standalone(PYMQ, tmp_path, "--hello") as one:
         assert one.process.stdout is not None

@@ -12,6 +12,9 @@ from pathlib import Path
 import pytest
 
 from tests.cli.running import standalone
+from tests.cli.running_cluster import cluster
+
+pytestmark = pytest.mark.once
 
 ROOT = Path(__file__).parent.parent.parent
 SAMPLES = sorted(path.relative_to(ROOT) for path in (ROOT / "conf").rglob("*") if path.is_file())
@@ -49,6 +52,12 @@ def site_packages(environment_folder: Path) -> Path:
     return Path(sysconfig.get_path("purelib", "venv", {"base": str(environment_folder)}))
 
 
+def borrow_dependencies(environment_folder: Path) -> None:
+    """Let it see this environment's packages; a path in a .pth file brings no editable pymq."""
+    borrowed = site_packages(environment_folder) / "borrowed.pth"
+    borrowed.write_text("\n".join(site.getsitepackages()) + "\n")
+
+
 def test_an_installed_wheel_brings_nothing_but_pymq(environment_folder: Path) -> None:
     found = {path.name for path in site_packages(environment_folder).iterdir()}
     assert {name for name in found if not name.endswith(".dist-info")} == {"pymq"}
@@ -65,9 +74,7 @@ def test_an_installed_wheel_brings_the_samples_and_the_type_marker(environment_f
 
 
 def test_standalone_runs_from_an_installed_wheel(environment_folder: Path, tmp_path: Path) -> None:
-    # The dependencies are borrowed from this environment; a path in a .pth file brings no editable pymq.
-    borrowed = site_packages(environment_folder) / "borrowed.pth"
-    borrowed.write_text("\n".join(site.getsitepackages()) + "\n")
+    borrow_dependencies(environment_folder)
     python = environment_folder / "bin" / "python"
     where = subprocess.run(
         [python, "-c", "import pymq; print(pymq.__file__)"],
@@ -81,3 +88,14 @@ def test_standalone_runs_from_an_installed_wheel(environment_folder: Path, tmp_p
         one.pymq("send", "orders", "hello")
         assert one.pymq("consume", "orders", "--from", "first", "--count", "1") == "hello\n"
         one.stop()
+
+
+def test_a_cluster_runs_from_an_installed_wheel(environment_folder: Path, tmp_path: Path) -> None:
+    borrow_dependencies(environment_folder)
+    command = [str(environment_folder / "bin" / "pymq")]
+    with cluster(command, tmp_path, "2m-2s-sync", "--free-ports", "--set", "diskMinFreeBytes=1") as running:
+        running.wait_ready()
+        running.until_copying("broker-a-1", "broker-b-1")
+        assert running.pymq("send", "orders", "hello").startswith("SEND_OK "), "a slave has it, too"
+        assert running.pymq("consume", "orders", "--from", "first", "--count", "1") == "hello\n"
+        running.stop()

@@ -18,11 +18,13 @@ from tests.client.fake_cluster import FakeBroker, queue, until
 
 
 class _Routes:
+    """One broker name; `addresses` are its master's and slaves'."""
+
     def __init__(self, broker: FakeBroker) -> None:
-        self._broker = broker
+        self.addresses = {0: broker.address}
 
     def replicas(self, broker_name: str) -> dict[int, str]:
-        return {0: self._broker.address}
+        return self.addresses
 
 
 @pytest.fixture
@@ -34,11 +36,21 @@ async def broker() -> AsyncIterator[FakeBroker]:
 
 
 @pytest.fixture
-async def offsets(broker: FakeBroker) -> AsyncIterator[BrokerOffsets]:
-    """Those of group g; a commit without an answer ends after 0.2 s."""
+async def pool() -> AsyncIterator[Pool]:
     pool = Pool(SystemNetwork(), {})
-    yield BrokerOffsets(pool, cast(RouteCache, _Routes(broker)), "g", timeout_s=1.0, wait_s=0.2)
+    yield pool
     await pool.close()
+
+
+@pytest.fixture
+def routes(broker: FakeBroker) -> _Routes:
+    return _Routes(broker)
+
+
+@pytest.fixture
+def offsets(pool: Pool, routes: _Routes) -> BrokerOffsets:
+    """Those of group g; a commit without an answer ends after 0.2 s."""
+    return BrokerOffsets(pool, cast(RouteCache, routes), "g", timeout_s=1.0, wait_s=0.2)
 
 
 def asked(broker: FakeBroker) -> list[tuple[str, int, int]]:
@@ -106,3 +118,55 @@ async def test_a_commit_in_passing_opens_no_connection(broker: FakeBroker, offse
     await offsets.commit({queue(0): 5}, wait=True)
     await offsets.commit({queue(0): 6}, wait=False)
     assert asked(broker) == [("orders", 0, 5), ("orders", 0, 6)]
+
+
+async def test_a_group_that_got_nothing_yet_is_known_to_stand_at_the_beginning(
+    broker: FakeBroker, offsets: BrokerOffsets
+) -> None:
+    broker.offsets["g", "orders", 0] = 0  # what Apache's brokers say of a young queue that is not committed
+    assert await offsets.read(queue(0)) == 0
+    await offsets.commit({queue(0): 0}, wait=True)
+    await offsets.commit({queue(0): 0}, wait=True)
+    assert asked(broker) == [("orders", 0, 0)]
+
+
+async def test_a_broker_that_was_killed_is_told_again_what_it_may_have_forgotten(
+    broker: FakeBroker, pool: Pool, offsets: BrokerOffsets
+) -> None:
+    broker.offsets["g", "orders", 1] = 7
+    assert await offsets.read(queue(1)) == 7
+    stands = {queue(0): 5, queue(1): 7}
+    await offsets.commit(stands, wait=True)
+    offsets.confirm(stands)
+    await offsets.commit(stands, wait=False)
+    assert asked(broker) == [("orders", 0, 5)]
+
+    pool.drop(broker.address)
+    await until(lambda: pool.connected(broker.address) is None)
+    offsets.confirm(stands)
+    await pool.connection(broker.address)
+    await offsets.commit(stands, wait=True)
+    assert asked(broker) == [("orders", 0, 5)]  # another member may have come further meanwhile
+    for _ in range(2):
+        offsets.confirm(stands)
+        await offsets.commit(stands, wait=False)
+    # Once; and what was only read is not written back.
+    assert asked(broker) == [("orders", 0, 5), ("orders", 0, 5)]
+
+
+async def test_a_master_that_is_back_is_told_what_its_slave_was_told(
+    broker: FakeBroker, pool: Pool, routes: _Routes, offsets: BrokerOffsets
+) -> None:
+    slave = FakeBroker("broker-a")
+    await slave.start()
+    try:
+        routes.addresses = {1: slave.address}
+        await offsets.commit({queue(0): 5}, wait=True)
+        assert asked(slave) == [("orders", 0, 5)]
+        routes.addresses = {0: broker.address, 1: slave.address}
+        await pool.connection(broker.address)
+        offsets.confirm([queue(0)])
+        await offsets.commit({queue(0): 5}, wait=False)
+        assert asked(broker) == [("orders", 0, 5)]
+    finally:
+        await slave.stop()

@@ -7,41 +7,32 @@ import datetime
 import logging
 import threading
 import time
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from pymq.client import Client, ClientClosed, Consumer, GroupTaken, MessageInvalid, ReceivedMessage
+from pymq.client import (
+    Client,
+    ClientClosed,
+    Consumer,
+    FlowControl,
+    GroupTaken,
+    MessageInvalid,
+    ReceivedMessage,
+)
+from pymq.client.delivery import Order
 from pymq.client.offset_store import LocalOffsets
-from pymq.disk import SystemDisk
 from pymq.errors import ConfigError, ResponseError
 from pymq.protocol.codes import RequestCode, ResponseCode
 from pymq.protocol.headers.groups import UnregisterClientRequest
 from pymq.protocol.headers.messaging import ConsumerSendMsgBackRequest, PullMessageRequest
 from pymq.protocol.message import compress_body
 from pymq.protocol.tag_filter import TagExpressionError
+from pymq.system_disk import SystemDisk
 from tests.client.fake_cluster import FAST, FakeBroker, FakeCluster, queue, tagged, until
 
 SEND_BACK = RequestCode.CONSUMER_SEND_MSG_BACK
-
-
-@pytest.fixture
-async def cluster() -> AsyncIterator[FakeCluster]:
-    async with FakeCluster() as cluster:
-        yield cluster
-
-
-@pytest.fixture
-def broker(cluster: FakeCluster) -> FakeBroker:
-    return cluster.brokers[0]
-
-
-@pytest.fixture
-async def mq(cluster: FakeCluster) -> AsyncIterator[Client]:
-    async with Client(cluster.name_servers, settings=FAST) as client:
-        yield client
 
 
 def committed(broker: FakeBroker, queue_id: int = 0, group: str = "g", topic: str = "orders") -> int | None:
@@ -137,15 +128,14 @@ async def test_no_more_is_prefetched_than_allowed(broker: FakeBroker, mq: Client
     assert pulled() <= 400
 
 
-async def test_an_unsettled_message_holds_back_a_queue_at_the_span_limit(cluster: FakeCluster) -> None:
+async def test_an_unsettled_message_holds_back_a_queue_at_the_span_limit(
+    cluster: FakeCluster, mq: Client
+) -> None:
     broker = cluster.brokers[0]
     for _ in range(200):
         broker.put("orders", 0, b"x")
-    settings = msgspec.structs.replace(FAST, max_span=50)
-    async with (
-        Client(cluster.name_servers, settings=settings) as mq,
-        mq.consumer("g", "orders", start="first") as consumer,
-    ):
+    flow = FlowControl(consume_concurrently_max_span=50)
+    async with mq.consumer("g", "orders", start="first", flow=flow) as consumer:
         (first,) = await take(consumer, 1)
 
         async def settle_all() -> int:
@@ -411,6 +401,22 @@ async def test_a_broker_that_comes_back_is_consumed_from_again(cluster: FakeClus
         broker.put("orders", 2, b"x")
         assert [m.body for m in await take(consumer, 1)] == [b"x"]
         await until(lambda: mq.client_id in broker.members["g"])
+
+
+@pytest.mark.parametrize("order", ["concurrent", "ordered"])
+async def test_a_broker_that_forgot_the_last_offsets_when_it_was_killed_is_told_them_again(
+    cluster: FakeCluster, mq: Client, order: Order
+) -> None:
+    broker = cluster.brokers[0]
+    broker.put("orders", 2, b"x")
+    async with mq.consumer("g", "orders", start="first", order=order) as consumer:
+        for message in await take(consumer, 1):
+            message.ack()
+        await until(lambda: committed(broker, 2) == 1)
+        await broker.stop()
+        broker.offsets.clear()
+        await broker.restart()
+        await until(lambda: committed(broker, 2) == 1)  # though there is nothing more to consume
 
 
 async def test_a_consumer_starts_while_everything_is_down(cluster: FakeCluster, mq: Client) -> None:

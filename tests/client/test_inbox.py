@@ -29,6 +29,19 @@ async def test_messages_of_a_queue_that_is_gone_are_passed_over() -> None:
     assert (await inbox.wait())[1].queue_offset == 2
 
 
+async def test_what_may_not_be_taken_in_that_step_is_passed_over() -> None:
+    allowed: set[int] = set()
+    inbox = Inbox(lambda process_queue, message: message.queue_offset in allowed)
+    process_queue = ProcessQueue(queue(0), 0)
+    taking = asyncio.create_task(inbox.wait())
+    await asyncio.sleep(0)
+    for offset in range(3):
+        inbox.put(process_queue, message(offset))
+    allowed.add(1)
+    assert (await taking)[1].queue_offset == 1
+    assert inbox.take() is None
+
+
 async def test_every_waiting_taker_gets_one() -> None:
     inbox, process_queue = Inbox(), ProcessQueue(queue(0), 0)
     takers = [asyncio.create_task(inbox.wait()) for _ in range(3)]
@@ -58,3 +71,16 @@ async def test_closing_ends_all_waiting() -> None:
         await taker
     with pytest.raises(ClientClosed):
         await inbox.wait()
+
+
+async def test_who_gives_up_waiting_leaves_nothing() -> None:
+    inbox, process_queue = Inbox(), ProcessQueue(queue(0), 0)
+    patient = asyncio.create_task(inbox.wait())
+    for _ in range(3):
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.001):
+                await inbox.wait()
+    assert inbox.waiting_takers == 1
+    inbox.put(process_queue, message(7))
+    assert (await patient)[1].queue_offset == 7
+    assert inbox.waiting_takers == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import zlib
 from typing import Any
@@ -91,3 +92,20 @@ async def test_a_body_that_would_grow_is_sent_as_it_is() -> None:
     noise = random.Random(1).randbytes(5000)
     outgoing = encode_message(Message(noise), "ID", LIMIT)
     assert await compress(outgoing) is outgoing
+
+
+async def test_a_long_body_is_compressed_while_the_loop_goes_on() -> None:
+    ticks = 0
+
+    async def tick() -> None:
+        nonlocal ticks
+        while True:
+            ticks += 1
+            await asyncio.sleep(0)
+
+    ticking = asyncio.ensure_future(tick())
+    body = b"".join(random.Random(7).choices([b"alpha ", b"beta ", b"gamma "], k=600_000))
+    packed = await compress(encode_message(Message(body), "ID", LIMIT))
+    ticking.cancel()
+    assert zlib.decompress(packed.body) == body
+    assert ticks > 10

@@ -5,13 +5,27 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pymq.client.namespace import NO_NAMESPACE
+from pymq.client.outgoing import Message
 from pymq.client.process_queue import ProcessQueue
 from pymq.client.received import ReceivedMessage
+from pymq.client.send_result import SendResult
 from pymq.protocol.message import decode_record, encode_record
 from tests.client.fake_cluster import queue
 
 
+class Somebody:
+    namespace = NO_NAMESPACE
+
+    async def reply(
+        self, message: ReceivedMessage, reply: bytes | str | Message, timeout_s: float
+    ) -> SendResult:
+        raise AssertionError
+
+
 class Nobody:
+    recipient = Somebody()
+
     def done(self, message: ReceivedMessage) -> None: ...
 
     async def failed(self, message: ReceivedMessage, delay_level: int) -> None: ...

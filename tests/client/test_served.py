@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -18,7 +19,7 @@ from pymq.protocol.headers.groups import (
     ResetConsumerClientOffsetRequest,
 )
 from pymq.transport.connection import Connection
-from tests.client.fake_cluster import FAST, FakeCluster, queue, until
+from tests.client.fake_cluster import FakeCluster, queue, until
 from tests.client.test_consuming import committed, take
 
 
@@ -27,18 +28,6 @@ async def asked(cluster: FakeCluster, client: Client) -> AsyncIterator[Connectio
     """The connection by which the broker asks `client`."""
     await until(lambda: client.client_id in cluster.brokers[0].members["g"])
     yield cluster.brokers[0].members["g"][client.client_id]
-
-
-@pytest.fixture
-async def cluster() -> AsyncIterator[FakeCluster]:
-    async with FakeCluster() as cluster:
-        yield cluster
-
-
-@pytest.fixture
-async def mq(cluster: FakeCluster) -> AsyncIterator[Client]:
-    async with Client(cluster.name_servers, settings=FAST) as client:
-        yield client
 
 
 async def test_the_running_info_tells_mqadmin_what_it_reads(cluster: FakeCluster, mq: Client) -> None:
@@ -60,6 +49,32 @@ async def test_the_running_info_tells_mqadmin_what_it_reads(cluster: FakeCluster
         assert info.properties[name]
 
 
+@pytest.mark.parametrize("order", ["concurrent", "ordered"])
+async def test_the_running_info_tells_how_fast_it_is_and_what_failed(
+    cluster: FakeCluster, mq: Client, order: str
+) -> None:
+    for index in range(10):
+        cluster.brokers[0].put("orders", 0, str(index).encode())
+    async with (
+        mq.consumer("g", "orders", start="first", order=order, suspend=0.01) as consumer,  # type: ignore[arg-type]
+        asked(cluster, mq) as connection,
+    ):
+        for index in range(10):
+            (m,) = await take(consumer, 1)
+            await asyncio.sleep(0.002)
+            if index < 3:
+                await m.retry()
+            else:
+                m.ack()
+        answer = await connection.call(GetConsumerRunningInfoRequest("g", mq.client_id))
+        status = ConsumerRunningInfo.decode(answer.body).status_table["orders"]
+    assert status.pull_tps > 0
+    assert status.pull_rt >= 0
+    assert status.consume_rt >= 2
+    assert status.consume_failed_msgs == 3
+    assert status.consume_ok_tps == pytest.approx(status.consume_failed_tps * 7 / 3)
+
+
 async def test_a_group_that_is_not_here_is_an_error(cluster: FakeCluster, mq: Client) -> None:
     async with mq.consumer("g", "orders"), asked(cluster, mq) as connection:
         answer = await connection.call(GetConsumerRunningInfoRequest("other", mq.client_id))
@@ -76,7 +91,16 @@ async def test_the_status_tells_how_far_each_queue_has_come(cluster: FakeCluster
     assert body["messageQueueTable"] == {b"0": 0, b"1": 0, b"2": 1, b"3": 0}
 
 
-async def test_a_reset_lets_messages_come_again(cluster: FakeCluster, mq: Client) -> None:
+@pytest.mark.parametrize(
+    "offsets",
+    [
+        b'{{"brokerName":"broker-a","queueId":0,"topic":"orders"}:1}',
+        b'[{"brokerName":"broker-a","offset":1,"queueId":0,"topic":"orders"}]',
+    ],
+    ids=["map", "list"],
+)
+async def test_a_reset_lets_messages_come_again(cluster: FakeCluster, mq: Client, offsets: bytes) -> None:
+    """The list is for clients in C++; with `-c`, mqadmin has Apache's broker send it to all."""
     broker = cluster.brokers[0]
     for index in range(3):
         broker.put("orders", 0, str(index).encode())
@@ -84,11 +108,13 @@ async def test_a_reset_lets_messages_come_again(cluster: FakeCluster, mq: Client
         old = await take(consumer, 3)
         for m in old[:2]:
             m.ack()
-        body = b'{"offsetTable":{{"brokerName":"broker-a","queueId":0,"topic":"orders"}:1}}'
-        connection.oneway(ResetConsumerClientOffsetRequest("orders", "g", 0, True), body)
+        connection.oneway(
+            ResetConsumerClientOffsetRequest("orders", "g", 0, True), b'{"offsetTable":%b}' % offsets
+        )
         assert [m.body for m in await take(consumer, 2)] == [b"1", b"2"]
-        assert committed(broker) == 1
+        await until(lambda: committed(broker) == 1)
         old[2].ack()  # of the time before: of no effect
+        await asyncio.sleep(0.05)
         assert committed(broker) == 1
 
 

@@ -35,20 +35,25 @@ class Standalone:
         return int((self.namesrv if role == "namesrv" else self.broker).rpartition(":")[2])
 
 
-def start_standalone(folder: Path) -> Standalone:
+def start_standalone(folder: Path, conf: str = "") -> Standalone:
     """Start one with its data below `folder` on free ports; its output goes to a log there.
+
+    `conf`: lines of its conf file.
 
     Into a file, not a pipe: a pipe that nobody reads stops the process once it is full.
     """
     log = folder / f"log-{len(list(folder.iterdir()))}"
     command = [sys.executable, "-m", "pymq", "standalone", "--data", str(folder / "data")]
+    if conf:
+        (folder / "conf").write_text(conf)
+        command += ["-c", str(folder / "conf")]
     with log.open("w") as output:
         process = subprocess.Popen(
             [*command, "--port", "0", "--namesrv-port", "0", "--pid-file", str(folder / "pid")],
             stdout=output,
             stderr=subprocess.STDOUT,
         )
-    for _ in range(600):
+    for _ in range(2400):
         ready = re.search(r"is ready: name server (\S+), broker (\S+),", log.read_text())
         if ready:
             return Standalone(process, ready[1], ready[2], log)
@@ -70,6 +75,6 @@ def standalone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Standalone]
         assert process.poll() is None, "the process has ended"
     finally:
         process.terminate()
-        process.wait(timeout=20)
+        process.wait(timeout=60)
     assert process.returncode == 0
     assert "Traceback" not in running.log.read_text()

@@ -6,8 +6,12 @@ import asyncio
 import contextlib
 from pathlib import Path
 
+import pytest
+
 import pymq
 from tests.integration.conftest import start_standalone
+
+pytestmark = pytest.mark.once
 
 
 async def test_every_acknowledged_message_is_there_after_kill_9(tmp_path: Path) -> None:
@@ -43,5 +47,5 @@ async def test_every_acknowledged_message_is_there_after_kill_9(tmp_path: Path) 
                 found.add(message.body)
                 message.ack()
     running.process.terminate()
-    running.process.wait(timeout=20)
+    running.process.wait(timeout=60)
     assert len(acknowledged) >= 6_000

@@ -92,17 +92,23 @@ def run(*command: str | Path, cwd: Path | None = None) -> None:
     assert done.returncode == 0, f"{command[0]} failed:\n{done.stdout.decode(errors='replace')[-4000:]}"
 
 
-def java_classpath(version: str) -> str:
-    """The class path of the driver, the client, the tools and both servers of one RocketMQ version."""
+def java_jars(version: str) -> Path:
+    """The folder with the jars of the client, the tools and both servers of one RocketMQ version."""
     pom = JAVA_SOURCES / "pom.xml"
-    program = sorted((JAVA_SOURCES / "src/main/java").rglob("*.java"))
-    logback = JAVA_SOURCES / "src/main/resources/logback.xml"
 
     def fetch(folder: Path) -> None:
         run("mvn", "-q", "-B", "-f", pom, f"-Drocketmq.version={version}", f"-DoutputDirectory={folder}",
             "dependency:copy-dependencies")  # fmt: skip
 
-    jars = built(f"rocketmq-{version}", [pom], fetch)
+    return built(f"rocketmq-{version}", [pom], fetch)
+
+
+def java_classpath(version: str) -> str:
+    """The class path of the driver, the client, the tools and both servers of a 4.x version."""
+    pom = JAVA_SOURCES / "pom.xml"
+    program = sorted((JAVA_SOURCES / "src/main/java").rglob("*.java"))
+    logback = JAVA_SOURCES / "src/main/resources/logback.xml"
+    jars = java_jars(version)
 
     def compile_driver(folder: Path) -> None:
         run(
@@ -139,7 +145,7 @@ def _start(kind: str, main: str, version: str, folder: Path, heap: str, conf: Ma
         logback.parent.mkdir(parents=True, exist_ok=True)
         logback.write_text(_LOGBACK)
     conf_file = write_conf(folder / f"{kind}.conf", conf)
-    options = (*JVM_OPTIONS, heap, f"-Duser.home={home}", "-cp", java_classpath(version))
+    options = (*JVM_OPTIONS, heap, f"-Duser.home={home}", "-cp", f"{java_jars(version)}/*")
     command = ("java", *options, main, "-c", str(conf_file))
     return Server(f"{kind}-{version}", command, folder, {**os.environ, "ROCKETMQ_HOME": str(home)})
 
@@ -153,14 +159,21 @@ def apache_name_server(version: str, folder: Path, port: int = 0) -> Node:
     return node
 
 
-def apache_broker(version: str, folder: Path, name_servers: Sequence[Node], name: str = "broker-a") -> Node:
-    """Start Apache's broker and wait until all its name servers know it."""
-    port = free_port()
+def apache_broker(
+    version: str,
+    folder: Path,
+    name_servers: Sequence[Node],
+    name: str = "broker-a",
+    port: int = 0,
+    **settings: object,
+) -> Node:
+    """Start Apache's broker (on a free port if none is given), wait until all its name servers know it."""
+    port = port or free_port()
     segment = (
         "mapedFileSizeCommitLog" if version == "4.3.2" else "mappedFileSizeCommitLog"
     )  # renamed after 4.5.1
     quick = {"messageDelayLevel": " ".join(["1s"] * 18)}  # what failed comes again after a second, not ten
-    conf = broker_conf(folder, name_servers, port, name) | {segment: 16 << 20} | quick
+    conf = broker_conf(folder, name_servers, port, name) | {segment: 16 << 20} | quick | settings
     main = "org.apache.rocketmq.broker.BrokerStartup"
     node = Node(_start("broker", main, version, folder, "-Xmx512m", conf), port, folder)
     wait_for_registration(node, name_servers)

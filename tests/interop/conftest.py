@@ -41,7 +41,7 @@ def fresh(kind: str) -> str:
 
 
 def message(topic: str, body: str, **fields: Any) -> dict[str, Any]:
-    """A message as the drivers take it: topic, body, tags, keys, properties, broker and queue_id."""
+    """A message for the drivers: topic, body, tags, keys, delay_level, properties, broker and queue_id."""
     return {"topic": topic, "body": body} | fields
 
 
@@ -137,6 +137,16 @@ def cluster(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReq
     made = pymq_cluster(tmp_path_factory.mktemp("pymq"))
     yield made
     made.kill()
+
+
+@pytest.fixture(scope="session", params=["pymq", "apache"])
+def servers(request: pytest.FixtureRequest) -> Cluster:
+    """Name server and broker, pymq's and then Apache's 4.9.4."""
+    if request.param == "pymq":
+        made: Cluster = request.getfixturevalue("cluster")
+        return made
+    clusters: ApacheClusters = request.getfixturevalue("apache_clusters")
+    return clusters("4.9.4")
 
 
 @pytest.fixture(scope="session")

@@ -31,6 +31,7 @@ class Driver:
     def __init__(self, name: str, command: Sequence[str], folder: Path, env: Mapping[str, str]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.name = name
+        self.folder = folder
         self._asks = 0
         self._names = 0
         self._log = folder / f"{name}.log"
@@ -85,6 +86,11 @@ class Driver:
     async def start_async(self, do: str, /, **fields: Any) -> Started:
         """`start` that leaves the event loop running."""
         return await asyncio.to_thread(self.start, do, **fields)
+
+    def kill(self) -> None:
+        """End the process without giving it a word to say (SIGKILL)."""
+        self._process.kill()
+        self._process.wait(_STOP_SECONDS)
 
     def close(self) -> None:
         """End the process by ending its input."""

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 
 HOST = "127.0.0.1"
-_START_SECONDS = 30.0
+_START_SECONDS = 60.0
 _STOP_SECONDS = 20.0
 _GET_BROKER_CLUSTER_INFO = 106
 
@@ -127,6 +127,14 @@ class Server:
         _running.discard(self)
         return status
 
+    def pause(self) -> None:
+        """Let the process stand still (SIGSTOP)."""
+        self._process.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """Let it go on after `pause`."""
+        self._process.send_signal(signal.SIGCONT)
+
     def kill(self) -> int:
         """End the process without giving it a word to say (SIGKILL)."""
         self._process.kill()
@@ -197,6 +205,9 @@ def broker_conf(folder: Path, name_servers: Sequence[Node], port: int, name: str
         "brokerIP2": HOST,
         "listenPort": port,
         "autoCreateTopicEnable": "true",
+        "transactionTimeOut": 1000,
+        "transactionCheckInterval": 1000,
+        "transactionCheckMax": 3,
         "storePathRootDir": folder / "store",
         "storePathCommitLog": folder / "store/commitlog",
     }

@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from pymq.clock import SystemClock
-from pymq.disk import SystemDisk
 from pymq.errors import ConfigError, PortInUse, ResponseError
 from pymq.namesrv import app
 from pymq.namesrv.app import NameServer
@@ -31,6 +30,7 @@ from pymq.protocol.bodies import (
 )
 from pymq.protocol.header import Header
 from pymq.protocol.headers import naming
+from pymq.system_disk import SystemDisk
 from pymq.transport.pool import Pool, Reply
 from tests.sim import SimClock
 

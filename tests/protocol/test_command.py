@@ -318,3 +318,36 @@ def test_no_member_of_a_json_header_takes_the_place_of_what_the_frame_says() -> 
     assert (command.body, command.serialization) == (b"mine", 0)
     assert command.read(GetMaxOffsetRequest) == ASK
     assert command.field("topic") == "T"
+
+
+send_fields: st.SearchStrategy[dict[str, object]] = st.dictionaries(
+    st.sampled_from("abcdefghijklm") | st.just("x"),
+    st.sampled_from(
+        ["T", "0", "7", "-1", "+5", "true", "false", "1e2", "", "x\x01y\x02", None, 3, True, 1.5, []]
+    ),
+).map(lambda fields: {"a": "PG", "b": "T", "e": "1", "f": "0", "g": "17", "h": "0", **fields})
+
+
+@given(
+    send_fields | st.just({}) | some_fields,
+    st.dictionaries(
+        st.sampled_from(["flag", "#body", "#fields", "#header", "#serialization", "#raw_fields", "remark"]),
+        st.sampled_from([0, 1, 100, None, "YWJj", {"topic": "T"}]),
+    ),
+)
+def test_a_send_read_in_one_pass_says_what_it_says_in_two(fields: object, more: dict[str, object]) -> None:
+    header = json.dumps(
+        {"code": 310, "extFields": fields, "opaque": 5, **more}, separators=(",", ":")
+    ).encode()
+
+    def outcome(at_once: bool) -> object:
+        try:
+            command = remoting.decode(JSON, header, b"mine", at_once)
+            return (
+                command.code, command.flag, command.opaque, command.remark, command.body,
+                command.serialization, command.read(SendMessageRequestV2),
+            )  # fmt: skip
+        except (HeaderError, ProtocolError) as error:
+            return str(error)
+
+    assert outcome(True) == outcome(False)

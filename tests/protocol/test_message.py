@@ -18,14 +18,15 @@ from pymq.protocol.message import (
     RECORD_FIXED_SIZE,
     BatchEntry,
     UnreadableBody,
+    batch_parts,
     body_crc,
     compress_body,
-    decode_batch,
     decode_record,
     decode_records,
     encode_batch,
     encode_record,
     read_body,
+    read_properties,
     record_size,
 )
 from pymq.protocol.sysflags import with_host_bits
@@ -90,6 +91,7 @@ def test_a_record_comes_back_with_all_its_fields(
     assert (record.born_timestamp, record.born_host) == (born_timestamp, born_host)
     assert (record.store_timestamp, record.store_host) == (store_timestamp, store_host)
     assert record.prepared_transaction_offset == prepared
+    assert read_properties(b"before" + encoded + b"behind", 6) == properties
 
 
 def test_the_layout_is_apaches() -> None:
@@ -124,6 +126,7 @@ def test_a_record_of_layout_2_is_read() -> None:
     v2[:8] = len(v2).to_bytes(4, "big") + MESSAGE_MAGIC_V2.to_bytes(4, "big")
     record = decode_record(v2)
     assert (record.topic, record.body, record.read_properties()) == ("t" * 300, b"body", {"A": "b"})
+    assert read_properties(v2) == record.properties
 
 
 def test_every_cut_of_a_record_is_told_from_a_whole_one() -> None:
@@ -135,11 +138,11 @@ def test_every_cut_of_a_record_is_told_from_a_whole_one() -> None:
 
 @given(st.binary(max_size=300))
 def test_no_bytes_break_the_decoders(data: bytes) -> None:
-    for decode in (decode_record, decode_records):
+    for decode in (decode_record, decode_records, read_properties):
         with contextlib.suppress(ProtocolError):
             decode(data)
     with contextlib.suppress(MessageIllegal):
-        decode_batch(data)
+        list(batch_parts(data))
 
 
 @given(st.integers(0, 98), st.integers(0, 255))
@@ -195,6 +198,11 @@ def test_a_body_that_cannot_be_decompressed_says_why() -> None:
 entries = st.builds(BatchEntry, st.binary(max_size=200), texts, ints)
 
 
+def decode_batch(block: bytes) -> list[BatchEntry]:
+    """What a batch's body holds."""
+    return [BatchEntry(body, properties.decode(), flag) for flag, body, properties in batch_parts(block)]
+
+
 @given(st.lists(entries, max_size=8))
 def test_a_batch_comes_back(batch: list[BatchEntry]) -> None:
     assert decode_batch(encode_batch(batch)) == batch
@@ -217,6 +225,6 @@ def test_a_batch_entry_that_lies_about_its_lengths_is_illegal() -> None:
         broken = bytearray(block)
         broken[position] = value
         with pytest.raises(MessageIllegal):
-            decode_batch(broken)
+            decode_batch(bytes(broken))
     with pytest.raises(MessageIllegal):
         encode_batch([BatchEntry(b"", "x" * 32768)])

@@ -12,7 +12,6 @@ from pymq.protocol.properties import (
     encode_properties,
     get_property,
     is_encodable,
-    join_properties,
 )
 
 words = st.text(st.characters(exclude_characters="\x01\x02"), min_size=1)
@@ -43,13 +42,6 @@ def test_pairs_that_are_none_are_skipped(text: str) -> None:
 
 def test_empty_names_and_values_are_not_written() -> None:
     assert encode_properties({"": "x", "a": "", "b": "c", "d": "e"}) == "b\x01c\x02d\x01e"
-
-
-def test_texts_are_joined_by_one_separator() -> None:
-    assert (
-        join_properties("a\x01b", "c\x01d") == join_properties("a\x01b\x02", "c\x01d") == "a\x01b\x02c\x01d"
-    )
-    assert join_properties("", "c\x01d") == join_properties("c\x01d", "") == "c\x01d"
 
 
 def test_a_separator_cannot_stand_in_a_value() -> None:

@@ -37,6 +37,8 @@ def config(root: Path) -> StoreConfig:
         commit_log_segment_bytes=settings["mappedFileSizeCommitLog"],
         consume_queue_segment_bytes=settings["mappedFileSizeConsumeQueue"],
         message_delay_level=settings["messageDelayLevel"],
+        max_hash_slot_num=settings["maxHashSlotNum"],
+        max_index_num=settings["maxIndexNum"],
     )
 
 

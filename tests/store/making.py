@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pymq.disk import Disk
-from pymq.protocol.message import MessageRecord, decode_records
+from pymq.protocol.message import BatchEntry, MessageRecord, decode_records, encode_batch
 from pymq.protocol.tag_filter import tags_code
 from pymq.store.messagestore import GetResult, MessageStore, PutResult
 from pymq.store.store_config import StoreConfig
@@ -13,9 +13,12 @@ BORN_HOST = bytes((10, 0, 0, 7)) + (40123).to_bytes(4, "big")
 STORE_HOST = ("127.0.0.1", 10911)
 
 
+_INDEX = {"max_hash_slot_num": 50, "max_index_num": 100}
+
+
 def small_config(root: str, **settings: int) -> StoreConfig:
-    """Files of 64 KiB and 20 units, unless said otherwise."""
-    sizes = {"commit_log_segment_bytes": 65536, "consume_queue_segment_bytes": 400} | settings
+    """Files of 64 KiB, 20 units and 99 index entries, unless said otherwise."""
+    sizes = {"commit_log_segment_bytes": 65536, "consume_queue_segment_bytes": 400} | _INDEX | settings
     return StoreConfig(root=root, **sizes)  # type: ignore[arg-type]
 
 
@@ -34,6 +37,23 @@ def put(
     return store.put(
         topic, queue_id, body, properties, born_host=BORN_HOST, born_timestamp=1, tags_code=tags_code(tags)
     )
+
+
+def put_batch(
+    store: MessageStore, entries: list[BatchEntry], topic: str = "T", queue_id: int = 0, shared: str = ""
+) -> list[PutResult]:
+    """Store a batch, and say where each of its messages is."""
+    batch = store.new_batch(topic, queue_id, born_host=BORN_HOST)
+    for _ in batch.add(encode_batch(entries), shared):
+        pass
+    stored = store.put_batch(batch)
+    ends = [*stored.physical_offsets[1:], stored.end_offset]
+    return [
+        PutResult(start, end, number, stored.store_timestamp, stored.store_host_hex)
+        for number, (start, end) in enumerate(
+            zip(stored.physical_offsets, ends, strict=True), stored.queue_offset
+        )
+    ]
 
 
 def records(result: GetResult) -> list[MessageRecord]:

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from pymq.disk import DiskUsage, SystemDisk
+from pymq.disk import DiskUsage
 from pymq.errors import StoreBroken, StoreError, StoreFull, StoreLocked
+from pymq.system_disk import SystemDisk
 
 MIB = 1 << 20
 
@@ -146,7 +147,7 @@ def test_a_job_that_fails_for_any_other_reason_is_a_broken_disk() -> None:
 def test_a_lock_excludes_this_and_other_processes(tmp_path: Path) -> None:
     path = str(tmp_path / "lock")
     other = (
-        "import sys; from pymq.disk import SystemDisk\n"
+        "import sys; from pymq.system_disk import SystemDisk\n"
         "from pymq.errors import StoreLocked\n"
         "try: SystemDisk().lock(sys.argv[1]); print('got it')\n"
         "except StoreLocked as e: print(e)"
@@ -199,6 +200,36 @@ def test_a_write_that_fails_leaves_the_old_text_and_nothing_else(
         disk.write_atomically(str(path), "new")
     assert os.listdir(tmp_path) == ["topics.json"]
     assert path.read_text() == "old"
+
+
+def test_a_file_is_added_to_where_it_ends_and_is_another_file_from_zero_on(tmp_path: Path) -> None:
+    disk = SystemDisk()
+    path = tmp_path / "topics.json.changes"
+    disk.append(str(path), b"one\n", 0)
+    disk.append(str(path), b"two\n", 4)
+    os.link(path, tmp_path / "old")
+    disk.append(str(path), b"new\n", 0)
+    assert (path.read_bytes(), (tmp_path / "old").read_bytes()) == (b"new\n", b"one\ntwo\n")
+    with pytest.raises(StoreError):
+        disk.append(str(tmp_path / "missing"), b"x", 4)
+
+
+def test_a_file_that_cannot_be_added_to_says_whether_that_passes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = SystemDisk()
+    path = str(tmp_path / "file")
+
+    def fail(*_: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    for step, error in (("pwrite", StoreFull), ("fdatasync", StoreBroken)):
+        with monkeypatch.context() as patched:
+            patched.setattr(os, step, fail, raising=False)
+            with pytest.raises(error):
+                disk.append(path, b"x", 0)
+    disk.append(path, b"fine", 0)
+    assert Path(path).read_bytes() == b"fine"
 
 
 def test_folders_that_are_missing_hold_nothing(tmp_path: Path) -> None:

@@ -59,31 +59,102 @@ def test_puts_during_a_flush_share_the_next_one() -> None:
     disk, clock = SimDisk(), SimClock()
     store = open_store(disk, "/s", clock)
     disk.hold_jobs = True
-    told: list[tuple[int, bool]] = []
-    for i in range(5):
-        result = put(store, body=bytes(10))
-        store.flushed.reached(result.end_offset, lambda ok, i=i: told.append((i, ok)), 5000)  # type: ignore[misc]
+    reached: list[int] = []
+    store.flushed.on_change.append(lambda: reached.append(store.flushed.position))
+    ends = []
+    for _ in range(5):
+        ends.append(put(store, body=bytes(10)).end_offset)
         store.flush_now()
     assert len(disk.jobs) == 1
     disk.run_jobs()
-    assert told == [(0, True)]
+    assert reached == ends[:1]
     assert len(disk.jobs) == 1, "one flush for the four others"
     disk.run_jobs()
-    assert told == [(i, True) for i in range(5)]
+    assert reached == [ends[0], ends[4]]
     assert disk.jobs == []
 
 
-def test_a_flush_that_takes_too_long_is_told_in_time() -> None:
+def test_the_next_flush_is_under_way_before_those_who_waited_are_told() -> None:
     disk, clock = SimDisk(), SimClock()
     store = open_store(disk, "/s", clock)
     disk.hold_jobs = True
-    told: list[bool] = []
-    store.flushed.reached(put(store).end_offset, told.append, 5000)
-    store.flush_now()
-    wait(store, clock, 4990)
-    assert told == []
-    wait(store, clock, 20)
-    assert told == [False]
+    under_way: list[int] = []
+    store.flushed.on_change.append(lambda: under_way.append(len(disk.jobs)))
+    for _ in range(2):
+        put(store)
+        store.flush_now()
+    disk.run_jobs()
+    assert under_way == [1], "the disk works while answers are written"
+
+
+def test_dirty_pages_are_counted_as_pages_and_the_end_of_a_file_counts_for_all() -> None:
+    disk, clock = SimDisk(), SimClock()
+    store = open_store(disk, "/s", clock, flush_commit_log_least_pages=2)
+    put(store, body=bytes(4000))
+    wait(store, clock, 1000)
+    assert store.remaining_to_flush > 0, "not even one page has been filled"
+    put(store, body=bytes(4096))
+    wait(store, clock, 501)
+    assert store.remaining_to_flush == 0
+    put(store, body=bytes(50_000))
+    wait(store, clock, 501)
+    assert store.remaining_to_flush == 0
+    put(store, body=bytes(10_000))  # in the next file, of which it fills less than the blank left behind
+    assert store.commit_log_max_offset > 65536
+    wait(store, clock, 501)
+    assert store.remaining_to_flush == 0
+
+
+def test_without_least_pages_all_is_flushed_each_interval_and_nothing_costs_nothing() -> None:
+    disk, clock = SimDisk(), SimClock()
+    store = open_store(disk, "/s", clock, flush_commit_log_least_pages=0, flush_interval_commit_log=100)
+    put(store)
+    wait(store, clock, 101)
+    assert store.remaining_to_flush == 0
+    syncs = disk.syncs
+    wait(store, clock, 900)
+    assert disk.syncs == syncs
+
+
+def test_with_sync_flush_each_interval_flushes_what_nobody_waits_for() -> None:
+    disk, clock = SimDisk(), SimClock()
+    store = open_store(disk, "/s", clock, sync_flush=True)
+    put(store)
+    wait(store, clock, 501)
+    assert store.remaining_to_flush == 0
+
+
+def test_an_untimed_flush_comes_as_soon_as_enough_is_dirty() -> None:
+    disk, clock = SimDisk(), SimClock()
+    store = open_store(disk, "/s", clock, flush_commit_log_timed=False)
+    put(store, body=bytes(4 * 4096 - 200))
+    assert store.remaining_to_flush > 0, "less than flushCommitLogLeastPages"
+    put(store, body=bytes(200))
+    assert store.remaining_to_flush == 0
+    disk.hold_jobs = True
+    for _ in range(3):
+        put(store, body=bytes(4 * 4096))
+    assert len([job for job in disk.jobs if "_log_flushed" in repr(job[1])]) == 1
+    timed = open_store(SimDisk(), "/s", clock)
+    put(timed, body=bytes(8 * 4096))
+    assert timed.remaining_to_flush > 0
+
+
+def test_queues_are_flushed_each_second_with_two_pages_and_all_of_them_each_minute() -> None:
+    disk, clock = SimDisk(), SimClock()
+    store = open_store(disk, "/s", clock, consume_queue_segment_bytes=40_000)
+    for _ in range(410):
+        put(store, "busy", body=b"")
+    put(store, "calm")
+
+    def durable(topic: str) -> bool:
+        content = disk.contents[f"/s/consumequeue/{topic}/0/{0:020d}"]
+        return content.durable[20:24] != bytes(4) or content.durable[8:12] != bytes(4)
+
+    wait(store, clock, 1001)
+    assert (durable("busy"), durable("calm")) == (True, False)
+    wait(store, clock, 60_000)
+    assert durable("calm")
 
 
 def test_a_flush_spans_files_and_full_files_are_let_go() -> None:

@@ -8,7 +8,7 @@ from pymq.errors import StoreBroken, StoreError, StoreFull
 from pymq.protocol.message import RECORD_FIXED_SIZE
 from tests.sim import SimClock
 from tests.store.making import BORN_HOST, open_store, put, read_queue
-from tests.store.sim_disk import SimDisk
+from tests.store.sim_disk import SimDisk, SimFile
 
 
 @pytest.mark.parametrize("capacity", range(0, 400_000, 37 * 4096))
@@ -90,7 +90,7 @@ def test_a_broken_disk_refuses_until_a_restart_and_recovers_then(action: str) ->
     store = open_store(disk, "/s", clock)
     kept = put(store, body=b"kept")
     told: list[bool] = []
-    store.flushed.reached(kept.end_offset, told.append, 5000)
+    store.flushed.on_change.append(lambda: told.append(store.flushed.failure is not None))
     disk.failing[action] = StoreBroken
     if action == "sync":
         store.flush_now()
@@ -98,7 +98,8 @@ def test_a_broken_disk_refuses_until_a_restart_and_recovers_then(action: str) ->
         with pytest.raises(StoreBroken):
             store.put("T", 1, bytes(60000), "", born_host=BORN_HOST)
     disk.failing.clear()
-    assert told == [False], "who waits for the disk is told at once"
+    assert told == [True], "who waits for the disk is told at once"
+    assert store.flushed.position < kept.end_offset
     assert not store.is_writable
     for _ in range(2):
         with pytest.raises(StoreBroken):
@@ -109,6 +110,26 @@ def test_a_broken_disk_refuses_until_a_restart_and_recovers_then(action: str) ->
     store = open_store(disk, "/s", clock)
     put(store, body=b"more")
     assert [r.body for r in read_queue(store, "T", 0)] == [b"kept", b"more"]
+
+
+@pytest.mark.parametrize("step", ["hold", "map"])
+def test_a_broken_disk_is_broken_whichever_step_of_a_put_meets_it(
+    step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = SimDisk()
+    store = open_store(disk, "/s")
+    put(store, body=bytes(60_000))
+
+    def broken(*_: object, **__: object) -> None:
+        raise StoreBroken(f"cannot {step}")
+
+    with monkeypatch.context() as breaking:
+        breaking.setattr(SimFile, step, broken)
+        with pytest.raises(StoreBroken):
+            put(store, body=bytes(60_000))
+    assert not store.is_writable
+    with pytest.raises(StoreBroken, match=f"cannot {step}"):
+        put(store)
 
 
 def test_an_error_of_a_background_reservation_is_an_error_of_the_store() -> None:

@@ -9,12 +9,14 @@ from typing import Any
 
 import pytest
 
-from pymq.disk import SystemDisk
 from pymq.protocol.message import decode_record, encode_record
 from pymq.protocol.message_ids import format_host
 from pymq.store.messagestore import MessageStore
+from pymq.system_disk import SystemDisk
 from tests.store.golden_store import facts, open_golden, queue_files, unpack
 from tests.store.making import put, read_queue
+
+pytestmark = pytest.mark.once
 
 FACTS = facts()
 MESSAGES: list[dict[str, Any]] = FACTS["messages"]

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 
-from pymq.disk import SystemDisk
 from pymq.errors import MessageIllegal, StoreCorrupt, StoreError, StoreLocked
 from pymq.protocol.message import RECORD_FIXED_SIZE, BatchEntry, decode_record
 from pymq.protocol.message_ids import decode_offset_msg_id, pack_host
 from pymq.protocol.tag_filter import tag_codes
-from pymq.store.messagestore import Dispatch, GetStatus
+from pymq.store.messagestore import Dispatch, GetStatus, MessageStore
+from pymq.system_disk import SystemDisk
 from tests.sim import SimClock
-from tests.store.making import BORN_HOST, STORE_HOST, open_store, put, read_queue, records
+from tests.store.making import BORN_HOST, STORE_HOST, open_store, put, put_batch, read_queue, records
 
 
 @pytest.fixture
@@ -145,15 +146,15 @@ def test_a_batch_has_consecutive_offsets_and_one_file(root: str) -> None:
     store = open_store(SystemDisk(), root)
     put(store, body=bytes(60000))
     entries = [BatchEntry(b"%d" % i * 100, "TAGS\x01x", i) for i in range(50)]
-    results = store.put_batch("T", 0, entries, born_host=BORN_HOST)
+    results = put_batch(store, entries)
     assert [r.queue_offset for r in results] == list(range(1, 51))
     assert {r.physical_offset // 65536 for r in results} == {1}
     assert [(r.body, r.flag) for r in read_queue(store, "T", 0)[1:]] == [(e.body, e.flag) for e in entries]
     with pytest.raises(MessageIllegal):
-        store.put_batch("T", 0, [BatchEntry(bytes(40000))] * 2, born_host=BORN_HOST)
+        put_batch(store, [BatchEntry(bytes(40000))] * 2)
     with pytest.raises(MessageIllegal):
-        store.put_batch(
-            "T", 0, [BatchEntry(b"fine"), BatchEntry(b"", "P\x01" + "x" * 40000)], born_host=BORN_HOST
+        put_batch(
+            store, [BatchEntry(b"fine"), BatchEntry(b"", "P\x01" + "x" * 30000)], shared="S\x01" + "y" * 5000
         )
     assert store.max_offset("T", 0) == 51
     store.close()
@@ -227,6 +228,34 @@ def test_times_lead_to_offsets(root: str) -> None:
     store.close()
 
 
+def test_times_lead_past_numbers_whose_message_is_lost(root: str) -> None:
+    clock = SimClock(now_ms=1_000_000)
+    store = open_store(SystemDisk(), root, clock)
+    for n in range(10):
+        put(store, body=b"body %d" % n)
+        clock.advance(10)
+    put(store, "U")
+    store.close()
+
+    def lose(numbers: Iterable[int]) -> MessageStore:
+        log = Path(root) / "commitlog" / ("0" * 20)
+        data = bytearray(log.read_bytes())
+        for number in numbers:
+            data[data.index(b"body %d" % number)] ^= 1
+        log.write_bytes(data)
+        return open_store(SystemDisk(), root, clock)
+
+    store = lose((0, 4, 5, 6, 9))
+    assert [store.store_time("T", 0, n) for n in (3, 4, 5, 6, 7)] == [1_000_030, -1, -1, -1, 1_000_070]
+    found = [store.offset_by_time("T", 0, 1_000_000 + 10 * n) for n in range(11)]
+    assert found == [1, 1, 2, 3, 3, 3, 7, 7, 8, 8, 8]
+    store.close()
+    store = lose((1, 2, 3, 7, 8))
+    assert store.max_offset("T", 0) == 10
+    assert store.offset_by_time("T", 0, 1_000_050) == 0, "no time is known"
+    store.close()
+
+
 def test_a_record_is_found_by_its_physical_offset_only_where_one_begins(root: str) -> None:
     store = open_store(SystemDisk(), root)
     results = [put(store, body=b"%d" % i) for i in range(3)]
@@ -245,7 +274,7 @@ def test_listeners_and_dispatchers_follow_each_message(root: str) -> None:
     store.on_dispatch.append(lambda *what: heard.append(what))
     store.dispatchers.append(dispatched.append)
     store.put("T", 2, b"", "", born_host=BORN_HOST, tags_code=77, keys="a b", unique_key="U")
-    store.put_batch("T", 2, [BatchEntry(b"", "KEYS\x01c\x02TAGS\x01x")], born_host=BORN_HOST)
+    put_batch(store, [BatchEntry(b"", "KEYS\x01c\x02TAGS\x01x")], queue_id=2)
     assert heard == [("T", 2, 0, 77), ("T", 2, 1, ord("x"))]
     assert [(d.keys, d.unique_key, d.queue_offset) for d in dispatched] == [("a b", "U", 0), ("c", "", 1)]
     store.close()
@@ -257,7 +286,8 @@ def test_a_deleted_topic_is_gone_and_its_queues_start_anew(root: str) -> None:
         put(store, "%RETRY%g")
     put(store, "Other")
     assert store.delete_topic("%RETRY%g") == 1
-    assert os.listdir(Path(root, "consumequeue")) == ["Other"]
+    assert not Path(root, "consumequeue", "%RETRY%g").exists()
+    assert not list(Path(root, "consumequeue", ".deleted").iterdir())
     assert store.max_offset("%RETRY%g", 0) == 0
     assert put(store, "%RETRY%g", body=b"new").queue_offset == 0
     assert [r.body for r in read_queue(store, "%RETRY%g", 0)] == [b"new"]

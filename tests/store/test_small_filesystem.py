@@ -15,7 +15,7 @@ import pytest
 LIFE = """
 import os, pathlib, queue, sys
 from pymq.clock import SystemClock
-from pymq.disk import SystemDisk
+from pymq.system_disk import SystemDisk
 from pymq.errors import StoreFull
 from pymq.store.messagestore import MessageStore
 from pymq.store.store_config import StoreConfig

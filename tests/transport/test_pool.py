@@ -189,11 +189,27 @@ async def test_a_peer_that_went_silent_is_connected_to_anew(
     with pytest.raises(CallTimeout):
         await pool.call(address, ASK, timeout_s=0.01)
     assert pool.connected(address) is first  # too short a wait to tell
+    assert not pool.is_silent(address)
     with pytest.raises(CallTimeout):
         await pool.call(address, ASK, timeout_s=0.05)
     assert pool.connected(address) is None
     assert await pool.connection(address) is not first
     await until(lambda: accepted.qsize() == 2)
+    assert pool.is_silent(address), "a connection alone says nothing"
+
+
+async def test_a_peer_is_silent_until_it_answers(peers: Peers, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pools, "HALF_DEAD_S", 0.05)
+    answers = [None, Answer()]
+    _, port = await peers.server(serving(lambda request: answers.pop(0)))
+    address = f"127.0.0.1:{port}"
+    pool = peers.pool()
+    await pool.connection(address)  # connecting takes its part of the time
+    with pytest.raises(CallTimeout):
+        await pool.call(address, ASK_HANDLER, timeout_s=0.05)
+    assert pool.is_silent(address)
+    await pool.call(address, ASK_HANDLER, timeout_s=5)
+    assert not pool.is_silent(address)
 
 
 async def test_a_peer_that_answers_others_is_not_taken_for_dead(

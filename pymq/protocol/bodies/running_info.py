@@ -1,6 +1,8 @@
-"""What a consumer tells of its inner state (answer to 307; wire.md §5.2)."""
+"""What a consumer tells of its inner state (answer to 307; wire.md §5.2), and of one message (309; §4.4)."""
 
 from __future__ import annotations
+
+import enum
 
 import msgspec
 from msgspec import field
@@ -62,6 +64,27 @@ class ConsumerRunningInfo(Body):
                 self.jstack,
             )
         )
+
+
+class DirectResult(enum.Enum):
+    """How a consumer dealt with a message that it was given by 309."""
+
+    SUCCESS = "CR_SUCCESS"
+    LATER = "CR_LATER"
+    ROLLBACK = "CR_ROLLBACK"
+    COMMIT = "CR_COMMIT"
+    THROW_EXCEPTION = "CR_THROW_EXCEPTION"
+    RETURN_NULL = "CR_RETURN_NULL"
+
+
+class ConsumeMessageDirectlyResult(Body):
+    """What came of a message that a consumer was given by 309; `spent_time_mills`: ms that it was handled."""
+
+    consume_result: DirectResult | None = None
+    order: bool = False
+    auto_commit: bool = True
+    remark: str | None = None
+    spent_time_mills: Long = 0
 
 
 class _Encodable(msgspec.Struct, rename="camel", omit_defaults=True):

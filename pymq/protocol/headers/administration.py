@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pymq.protocol.codes import RequestCode
-from pymq.protocol.header import Header, Int
+from pymq.protocol.header import Header, Int, Long
 
 
 class CreateTopicRequest(Header):
@@ -85,6 +85,12 @@ class GetBrokerRuntimeInfoRequest(Header):
     code = RequestCode.GET_BROKER_RUNTIME_INFO
 
 
+class GetBrokerHaStatusRequest(Header):
+    """How replication stands (code 907, of RocketMQ 5)."""
+
+    code = RequestCode.GET_BROKER_HA_STATUS
+
+
 class GetTopicStatsInfoRequest(Header):
     """Bounds of a topic's queues (code 202)."""
 
@@ -98,6 +104,71 @@ class GetConsumeStatsRequest(Header):
     code = RequestCode.GET_CONSUME_STATS
     consumer_group: str
     topic: str | None = None
+
+
+class InvokeBrokerToResetOffsetRequest(Header):
+    """Let the running consumers of a group go on elsewhere in a topic (code 222).
+
+    `timestamp` in ms, -1: the end. 4.x peers set these fields only; with `queue_id` and `offset`, 5.x's, one
+    queue is reset, to just this offset. A pymq broker also takes the offsets of many queues as the body.
+    """
+
+    code = RequestCode.INVOKE_BROKER_TO_RESET_OFFSET
+    topic: str
+    group: str
+    timestamp: Long
+    is_force: bool = False
+    queue_id: Int | None = None
+    offset: Long | None = None
+
+
+class InvokeBrokerToGetConsumerStatusRequest(Header):
+    """Where the running consumers of a group stand in a topic (code 223). `client_addr`: one client's id."""
+
+    code = RequestCode.INVOKE_BROKER_TO_GET_CONSUMER_STATUS
+    topic: str
+    group: str
+    client_addr: str | None = None
+
+
+class QueryConsumeTimeSpanRequest(Header):
+    """How old the messages are at which a group stands (code 303)."""
+
+    code = RequestCode.QUERY_CONSUME_TIME_SPAN
+    topic: str
+    group: str
+
+
+class QueryCorrectionOffsetRequest(Header):
+    """The lowest offset that any group has in each queue of a topic (code 308).
+
+    `filter_groups`: names, commas between them, of groups that do not count.
+    """
+
+    code = RequestCode.QUERY_CORRECTION_OFFSET
+    compare_group: str
+    topic: str
+    filter_groups: str | None = None
+
+
+class CloneGroupOffsetRequest(Header):
+    """Give a group the offsets of another (code 314), in one topic or in all.
+
+    Unless `offline`, topics that the running consumers of `src_group` do not subscribe are passed over.
+    """
+
+    code = RequestCode.CLONE_GROUP_OFFSET
+    src_group: str
+    dest_group: str
+    topic: str | None = None
+    offline: bool = False
+
+
+class GetBrokerConsumeStatsRequest(Header):
+    """How far every group of the broker is (code 317), with `is_order` in ordered topics only."""
+
+    code = RequestCode.GET_BROKER_CONSUME_STATS
+    is_order: bool = False
 
 
 class GetConsumerConnectionListRequest(Header):
@@ -127,6 +198,24 @@ class QueryTopicConsumeByWhoRequest(Header):
     topic: str
 
 
+class CleanExpiredConsumeQueueRequest(Header):
+    """Delete the queues of whose messages none is left (code 306)."""
+
+    code = RequestCode.CLEAN_EXPIRED_CONSUMEQUEUE
+
+
+class CleanUnusedTopicRequest(Header):
+    """Delete the queues of topics that do not exist any more (code 316)."""
+
+    code = RequestCode.CLEAN_UNUSED_TOPIC
+
+
+class DeleteExpiredCommitLogRequest(Header):
+    """Delete what is expired soon, whatever the hour (code 329)."""
+
+    code = RequestCode.DELETE_EXPIRED_COMMITLOG
+
+
 class GetTopicConfigRequest(Header):
     """One topic's configuration (code 351; 5.x tools)."""
 
@@ -139,3 +228,10 @@ class GetSubscriptionGroupConfigRequest(Header):
 
     code = RequestCode.GET_SUBSCRIPTIONGROUP_CONFIG
     group: str
+
+
+class ResumeCheckHalfMessageRequest(Header):
+    """Ask again about a half message that was discarded; `msg_id`: its offset id there (code 323)."""
+
+    code = RequestCode.RESUME_CHECK_HALF_MESSAGE
+    msg_id: str | None = None

@@ -19,6 +19,12 @@ def _quote(text: str) -> str:
     return msgspec.json.encode(text).decode()
 
 
+@functools.lru_cache(maxsize=64)
+def _send_answer_end(transaction_id: str | None, region: str, trace_on: str) -> str:
+    extra = "" if transaction_id is None else f',"transactionId":{_quote(transaction_id)}'
+    return f',"MSG_REGION":{_quote(region)},"TRACE_ON":{_quote(trace_on)}{extra}}}'
+
+
 class SendMessageResponse(Header):
     """Where the message is. `msg_id` is the offset id; for a batch the ids joined by commas."""
 
@@ -31,12 +37,40 @@ class SendMessageResponse(Header):
 
     def to_json(self) -> str:
         """As `Header.to_json`, written out: an answer to every send."""
-        extra = "" if self.transaction_id is None else f',"transactionId":{_quote(self.transaction_id)}'
         return (
             f'{{"queueId":"{self.queue_id}","msgId":"{self.msg_id}","queueOffset":"{self.queue_offset}"'
-            f',"MSG_REGION":{_quote(self.msg_region)}'
-            f',"TRACE_ON":"{self.trace_on}"{extra}}}'
+            f"{_send_answer_end(self.transaction_id, self.msg_region, self.trace_on)}"
         )
+
+
+class SendTimedMessageResponse(Header):
+    """As `SendMessageResponse`, for a message that waits for its time (5.3).
+
+    `recall_handle`: base64 of `v1 topic broker time id`, by which the message can be cancelled.
+    """
+
+    msg_id: str
+    queue_id: Int
+    queue_offset: Long
+    recall_handle: str | None = None
+    msg_region: str = field(default="DefaultRegion", name="MSG_REGION")
+    trace_on: str = field(default="true", name="TRACE_ON")
+
+
+class RecallMessageResponse(Header):
+    """`msg_id`: the unique id of the message that will not be delivered."""
+
+    msg_id: str | None = None
+
+
+class RecallMessageRequest(Header):
+    """Cancel a timed message that has not been delivered yet (code 370, 5.3)."""
+
+    code = RequestCode.RECALL_MESSAGE
+    answer = RecallMessageResponse
+    topic: str
+    recall_handle: str
+    producer_group: str | None = None
 
 
 class SendFailed(Header):
@@ -90,6 +124,18 @@ class SendBatchMessageRequest(SendMessageRequestV2):
     """Send a batch block (code 320, wire.md §4.2); `properties` are the batch's own."""
 
     code = RequestCode.SEND_BATCH_MESSAGE
+
+
+class SendReplyMessageRequest(SendMessageRequest):
+    """Answer another client's request; the long spelling (code 324, wire.md §4.1)."""
+
+    code = RequestCode.SEND_REPLY_MESSAGE
+
+
+class SendReplyMessageRequestV2(SendMessageRequestV2):
+    """Answer another client's request; names of one letter (code 325, wire.md §4.1)."""
+
+    code = RequestCode.SEND_REPLY_MESSAGE_V2
 
 
 class PullMessageResponse(Header):

@@ -41,6 +41,7 @@ final class Admins {
         groups();
         brokers();
         nameServers();
+        OffsetAdmins.register(operations);
     }
 
     private static final class Admin implements Driver.Running {

@@ -7,6 +7,7 @@ import java.util.List;
 import java.util.Map;
 import java.util.TreeMap;
 import org.apache.rocketmq.client.consumer.DefaultMQPushConsumer;
+import org.apache.rocketmq.client.consumer.MessageSelector;
 import org.apache.rocketmq.client.consumer.listener.ConsumeConcurrentlyContext;
 import org.apache.rocketmq.client.consumer.listener.ConsumeConcurrentlyStatus;
 import org.apache.rocketmq.client.consumer.listener.MessageListenerConcurrently;
@@ -23,17 +24,24 @@ final class Consumers {
         this.driver = driver;
         driver.on("start_consumer", this::start);
         driver.on("start_tutorial_consumer", this::startTutorial);
+        driver.on("subscribe_sql", this::subscribeSql);
         driver.on("received", this::received);
         driver.on("assigned", this::assigned);
         driver.on("commit_all", this::commitAll);
     }
 
     /** A push consumer and all that its listener was given so far. */
-    static final class Consumer implements Driver.Running, MessageListenerConcurrently {
+    static class Consumer implements Driver.Running, MessageListenerConcurrently {
         final DefaultMQPushConsumer client;
         final List<JSONObject> received = new ArrayList<>();
         /** Below this count of earlier deliveries the listener answers "later". */
         final int laterUntil;
+        /** The delay level that it asks for then; 0 leaves that to the broker. */
+        int laterLevel = 0;
+        /** So long it handles a message before it answers "later". */
+        int holdMs = 0;
+        /** What its handler does not come back from. */
+        Stuck stuck = new Stuck(null);
 
         Consumer(DefaultMQPushConsumer client, int laterUntil) {
             this.client = client;
@@ -50,6 +58,15 @@ final class Consumers {
                 }
                 received.notifyAll();
             }
+            if (later) {
+                context.setDelayLevelWhenNextConsume(laterLevel);
+                try {
+                    Thread.sleep(holdMs);
+                } catch (InterruptedException stopped) {
+                    Thread.currentThread().interrupt();
+                }
+            }
+            later |= !stuck.sit(messages);
             return later ? ConsumeConcurrentlyStatus.RECONSUME_LATER : ConsumeConcurrentlyStatus.CONSUME_SUCCESS;
         }
 
@@ -60,9 +77,9 @@ final class Consumers {
     }
 
     private Object start(JSONObject ask) throws Exception {
-        DefaultMQPushConsumer client = new DefaultMQPushConsumer(ask.getString("group"));
+        DefaultMQPushConsumer client = Traces.consumer(ask);
         client.setNamesrvAddr(ask.getString("namesrv"));
-        client.setInstanceName(driver.instanceName());
+        client.setInstanceName(ask.containsKey("instance") ? ask.getString("instance") : driver.instanceName());
         if (ask.containsKey("from")) {
             client.setConsumeFromWhere(ConsumeFromWhere.valueOf("CONSUME_FROM_" + ask.getString("from")));
         }
@@ -72,8 +89,12 @@ final class Consumers {
         if (ask.getBooleanValue("broadcast")) {
             client.setMessageModel(MessageModel.BROADCASTING);
         }
+        Requests.setNamespace(client, ask);
         if (ask.containsKey("batch")) {
             client.setConsumeMessageBatchMaxSize(ask.getIntValue("batch"));
+        }
+        if (ask.containsKey("max_reconsume_times")) {
+            client.setMaxReconsumeTimes(ask.getIntValue("max_reconsume_times"));
         }
         client.setConsumeThreadMin(4);
         client.setConsumeThreadMax(4);
@@ -81,12 +102,26 @@ final class Consumers {
         client.setHeartbeatBrokerInterval(1000);
         client.setPersistConsumerOffsetInterval(1000);
         String filter = ask.containsKey("filter") ? ask.getString("filter") : "*";
-        client.subscribe(ask.getString("topic"), filter);
+        if (ask.containsKey("sql")) {
+            client.subscribe(ask.getString("topic"), MessageSelector.bySql(ask.getString("sql")));
+        } else {
+            client.subscribe(ask.getString("topic"), filter);
+        }
         Consumer consumer = new Consumer(client, ask.getIntValue("later_until"));
+        consumer.laterLevel = ask.getIntValue("later_level");
+        consumer.holdMs = ask.getIntValue("hold_ms");
+        consumer.stuck = Stuck.from(ask, client);
         client.registerMessageListener(consumer);
         client.start();
         driver.started(ask.getString("name"), consumer);
         return client.buildMQClientId();
+    }
+
+    /** Change what a running consumer filters by. */
+    private Object subscribeSql(JSONObject ask) throws Exception {
+        driver.get(ask.getString("name"), Consumer.class).client
+            .subscribe(ask.getString("topic"), MessageSelector.bySql(ask.getString("sql")));
+        return null;
     }
 
     private Object startTutorial(JSONObject ask) throws Exception {

@@ -42,9 +42,18 @@ public final class Driver {
         on("hello", ask -> Map.of("pid", ProcessHandle.current().pid()));
         on("stop", this::stop);
         new Producers(this);
+        new SteadyProducers(this);
         new Consumers(this);
+        new Requests(this);
         new Readers(this);
         new Admins(this);
+        Commands.register(this);
+        Traces.register(this);
+        Stuck.register(this);
+        new Allocations(this);
+        new OrderedConsumers(this);
+        new Filters(this);
+        new Transactions(this);
     }
 
     void on(String verb, Command command) {

@@ -27,6 +27,9 @@ final class Messages {
         if (from.containsKey("keys")) {
             message.setKeys(from.getString("keys"));
         }
+        if (from.containsKey("delay_level")) {
+            message.setDelayTimeLevel(from.getIntValue("delay_level"));
+        }
         if (from.containsKey("flag")) {
             message.setFlag(from.getIntValue("flag"));
         }

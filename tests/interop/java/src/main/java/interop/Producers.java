@@ -22,7 +22,7 @@ final class Producers {
         driver.on("tutorial_send", ask -> Tutorial.produce(ask.getString("namesrv"), ask.getString("body")));
     }
 
-    private static final class Producer implements Driver.Running {
+    static final class Producer implements Driver.Running {
         final DefaultMQProducer client;
 
         Producer(DefaultMQProducer client) {
@@ -36,7 +36,10 @@ final class Producers {
     }
 
     private Object start(JSONObject ask) throws Exception {
-        DefaultMQProducer client = new DefaultMQProducer(ask.getString("group"));
+        // 4.9.4 reads it while a producer is made; older clients know zlib only.
+        System.setProperty("rocketmq.message.compressType",
+            ask.containsKey("compression") ? ask.getString("compression") : "ZLIB");
+        DefaultMQProducer client = Traces.producer(ask);
         client.setNamesrvAddr(ask.getString("namesrv"));
         client.setInstanceName(driver.instanceName());
         if (ask.containsKey("timeout_ms")) {
@@ -48,6 +51,7 @@ final class Producers {
         if (ask.containsKey("max_message_size")) {
             client.setMaxMessageSize(ask.getIntValue("max_message_size"));
         }
+        Requests.setNamespace(client, ask);
         client.start();
         driver.started(ask.getString("name"), new Producer(client));
         return client.buildMQClientId();

@@ -25,6 +25,8 @@ final class Readers {
         driver.on("commit", this::commit);
         driver.on("committed", ask -> client(ask).fetchConsumeOffset(Messages.queue(ask), true));
         driver.on("view", ask -> Messages.json(client(ask).viewMessage(ask.getString("offset_msg_id")), null));
+        driver.on("view_unique", ask -> Messages.json(
+            client(ask).viewMessage(ask.getString("topic"), ask.getString("msg_id")), null));
         driver.on("query", this::query);
     }
 
@@ -96,9 +98,12 @@ final class Readers {
         return null;
     }
 
+    /** Messages by key: all there are, unless "max", "begin_ms" or "end_ms" are given. */
     private Object query(JSONObject ask) throws Exception {
-        return messages(client(ask).queryMessage(ask.getString("topic"), ask.getString("key"), 64, 0,
-            Long.MAX_VALUE).getMessageList(), null);
+        int max = ask.containsKey("max") ? ask.getIntValue("max") : 64;
+        long end = ask.containsKey("end_ms") ? ask.getLongValue("end_ms") : Long.MAX_VALUE;
+        return messages(client(ask).queryMessage(ask.getString("topic"), ask.getString("key"), max,
+            ask.getLongValue("begin_ms"), end).getMessageList(), null);
     }
 
     private static JSONArray messages(List<MessageExt> found, String brokerName) {
