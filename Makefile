@@ -9,8 +9,10 @@ BIN := $(VENV)/bin
 SOURCES := pymq namesrv broker client tests $(wildcard bench)
 # Needs other servers, or is marked `once`: on the default Python only.
 ONCE := --ignore=tests/interop -m "not once"
-# A file's tests stay together. Those with other servers share them, and so run in one process.
-PARALLEL := -n auto --dist loadfile
+# A file's tests stay together. Those with other servers share them, and so run in one process, which leaves
+# most of a second core idle: the other Pythons' tests run beside them, one at a time.
+WORKERS := auto
+PARALLEL = -n $(WORKERS) --dist loadfile
 # More words for pytest:  make test ARGS="-k config"
 ARGS :=
 # For `make torture`.
@@ -18,7 +20,7 @@ SECONDS := 3600
 ROUNDS := 20
 SEED :=
 
-.PHONY: help run test lint check torture bench dist dev test-others
+.PHONY: help run test lint check torture bench dist dev test-others test-interop
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,9 +31,13 @@ run: $(VENV)/.ready ## Start a name server and a broker here, send and consume a
 test: $(VENV)/.ready ## Run every test, then most of them on each other Python found
 	@echo "--- tests on $$($(BIN)/python -V)"
 	@if [[ -n "$(ARGS)" ]]; then $(BIN)/pytest -q $(ARGS); else \
-		$(BIN)/pytest -q $(PARALLEL) --ignore=tests/interop && $(BIN)/pytest -q tests/interop; \
+		$(BIN)/pytest -q $(PARALLEL) --ignore=tests/interop; \
 	fi
-	@$(MAKE) --no-print-directory test-others
+	@$(MAKE) --no-print-directory -j 2 --output-sync=target $(if $(ARGS),,test-interop) test-others WORKERS=1
+
+test-interop: $(VENV)/.ready
+	@echo "--- tests with Apache's clients and servers"
+	@$(BIN)/pytest -q tests/interop
 
 test-others: $(VENV)/.ready
 	@own=$$($(BIN)/python -c 'import sys; print("%d.%d" % sys.version_info[:2])'); \

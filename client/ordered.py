@@ -92,12 +92,13 @@ class OrderedDelivery:
             self._renewals.start()
 
     async def stop(self) -> None:
-        """As Delivery.stop."""
+        """As Delivery.stop. What is being handled has `surrender_s` to be settled, or stays locked."""
         self._stopped = True
         self.inbox.close()
-        for lane in self._lanes.values():
+        lanes = list(self._lanes.values())
+        for lane in lanes:
             lane.end_rest()
-        await self._burying.finish(self._settings.close_timeout_s)
+        await asyncio.gather(self._all_settled(lanes), self._burying.finish(self._settings.close_timeout_s))
 
     async def close(self) -> None:
         """Unlock all queues but those of which a message is still being handled."""
@@ -135,12 +136,16 @@ class OrderedDelivery:
         lanes = [self._lanes[queue] for queue in queues if queue in self._lanes]
         for lane in lanes:
             lane.is_leaving = True
+        await self._all_settled(lanes)
+        return [queue for queue in queues if queue not in self._lanes or not self._lanes[queue].out]
+
+    async def _all_settled(self, lanes: Collection[Lane]) -> None:
+        """Wait until nothing of these is being handled, for `surrender_s` at most."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._settings.surrender_s):
                 for lane in lanes:
                     if lane.out:
                         await lane.idle.wait()
-        return [queue for queue in queues if queue not in self._lanes or not self._lanes[queue].out]
 
     async def release(self, queues: Collection[MessageQueue]) -> None:
         """As Delivery.release."""

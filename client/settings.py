@@ -99,7 +99,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     lock_retry_s: float = 1.0
     """Before a lock is asked for again that another member holds (Apache: at the next rebalance)."""
     surrender_s: float = 1.0
-    """How long a rebalance waits for the message of an ordered queue that is being handled."""
+    """How long a rebalance, or leaving the group, waits for an ordered queue's message to be settled."""
 
     def __post_init__(self) -> None:
         """Raise ConfigError for a number that nothing could work with: a period of 0 would never end."""

@@ -148,6 +148,21 @@ async def test_a_lock_is_not_relied_on_for_longer_than_it_may_be(
         assert await consumer.fetch(wait=0.1) == []
 
 
+async def test_closing_waits_a_moment_for_what_is_being_handled(
+    cluster: FakeCluster, broker: FakeBroker
+) -> None:
+    fill(broker, 1)
+    settings = msgspec.structs.replace(FAST, surrender_s=5.0, commit_s=60.0)
+    async with Client(cluster.name_servers, settings=settings) as mq:
+        consumer = ordered(mq)
+        await consumer.start()
+        m = await consumer.receive()
+        asyncio.get_running_loop().call_later(0.05, m.ack)
+        await consumer.close()
+    assert broker.locks == {}
+    assert broker.offsets["g", "orders", 0] == 1
+
+
 async def test_closing_leaves_a_queue_locked_of_which_a_message_is_still_being_handled(
     broker: FakeBroker, mq: Client, caplog: pytest.LogCaptureFixture
 ) -> None:
