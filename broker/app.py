@@ -35,7 +35,7 @@ from pymq.broker.processors.group_progress import ProgressProcessor
 from pymq.broker.processors.group_requests import GroupProcessor
 from pymq.broker.processors.memberships import MembershipProcessor
 from pymq.broker.processors.offset_requests import OffsetProcessor
-from pymq.broker.processors.pulls import PullProcessor
+from pymq.broker.processors.pulls import PULL_CODES, PullProcessor
 from pymq.broker.processors.queries import QueryProcessor
 from pymq.broker.processors.queue_lock_requests import QueueLockProcessor
 from pymq.broker.processors.recalls import RecallProcessor
@@ -69,7 +69,6 @@ from pymq.clock import Clock
 from pymq.disk import Disk
 from pymq.errors import StoreError
 from pymq.network import Network, split_address
-from pymq.protocol.codes import RequestCode
 from pymq.protocol.message_ids import pack_host
 from pymq.store.messagestore import MessageStore
 from pymq.store.timer_journal import TimerJournal
@@ -408,7 +407,7 @@ class Broker:
         )
         starting.push_async_callback(server.close)
         await server.serve(ports.main, table)
-        vip = {code: row for code, row in table.items() if code != RequestCode.PULL_MESSAGE}
+        vip = {code: row for code, row in table.items() if code not in PULL_CODES}
         await server.serve(ports.vip, vip)
 
     def _name_server_pool(self, on_close: Callable[[Connection], None]) -> Pool:

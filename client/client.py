@@ -19,7 +19,7 @@ from pymq.client.group_offsets import GroupLag, ResetTo
 from pymq.client.handlers import BatchHandler, Handler, check_handling, run_handler
 from pymq.client.instance import ClientInstance
 from pymq.client.message_trace import MessageTrace
-from pymq.client.outgoing import Message
+from pymq.client.outgoing import DelayedMessageOptions, Message, MessageOptions, message_of
 from pymq.client.queue_choice import QueueSelector
 from pymq.client.received import ReceivedMessage
 from pymq.client.request_reply import ReplyMessage
@@ -150,16 +150,9 @@ class Client:
         topic: str,
         body: bytes | str | Message,
         *,
-        tags: str | None = None,
-        keys: str | Sequence[str] = (),
-        properties: Mapping[str, str] | None = None,
-        flag: int = 0,
-        shard_by: str | None = None,
-        delay: datetime.timedelta | None = None,
-        deliver_at: datetime.datetime | None = None,
-        delay_level: int | None = None,
         queue: MessageQueue | QueueSelector | None = None,
         timeout: float = SEND_TIMEOUT_S,  # noqa: ASYNC109
+        **options: Unpack[DelayedMessageOptions],
     ) -> SendResult:
         """Send one message and wait until a broker has stored it.
 
@@ -167,12 +160,12 @@ class Client:
 
         Args:
             topic: where to.
-            body: the content (text is sent as UTF-8), or a Message; then the next eight are not looked at.
-            tags, keys, properties, flag, shard_by: see Message.
-            delay, deliver_at, delay_level: when consumers get it, see Message; at once without any of them.
+            body: the content (text is sent as UTF-8), or a Message, which has its own options.
             queue: the very queue to send it to, or a function that picks it out of a list of them, such as
                 `random.choice` or those of `pymq.client.queue_choice`.
             timeout: seconds for all attempts together.
+            options: tags, keys, properties, flag, shard_by, wait_store_msg_ok, and when consumers get it
+                (at once unless delay, deliver_at or delay_level is given), see Message.
 
         Raises MessageInvalid, RouteNotFound, NameServersUnreachable, SendFailed (also when the broker would
         not keep the time of a message, caused by TimersMissing), ClientClosed, and ValueError for a `timeout`
@@ -180,7 +173,7 @@ class Client:
         """
         self._instance.check_running()
         _check_timeout(timeout)
-        message = _message(body, tags, keys, properties, flag, shard_by, delay, deliver_at, delay_level)
+        message = message_of(body, options)
         return await self._instance.producer.send(topic, message, timeout, queue)
 
     def send_nowait(
@@ -188,16 +181,9 @@ class Client:
         topic: str,
         body: bytes | str | Message,
         *,
-        tags: str | None = None,
-        keys: str | Sequence[str] = (),
-        properties: Mapping[str, str] | None = None,
-        flag: int = 0,
-        shard_by: str | None = None,
-        delay: datetime.timedelta | None = None,
-        deliver_at: datetime.datetime | None = None,
-        delay_level: int | None = None,
         queue: MessageQueue | QueueSelector | None = None,
         timeout: float = SEND_TIMEOUT_S,
+        **options: Unpack[DelayedMessageOptions],
     ) -> asyncio.Future[SendResult]:
         """As `send`, without waiting: the future gives the result, or raises what `send` would have raised.
 
@@ -206,7 +192,7 @@ class Client:
         """
         self._instance.check_running()
         _check_timeout(timeout)
-        message = _message(body, tags, keys, properties, flag, shard_by, delay, deliver_at, delay_level)
+        message = message_of(body, options)
         return self._instance.producer.send_nowait(topic, message, timeout, queue)
 
     async def flush(self) -> None:
@@ -218,16 +204,9 @@ class Client:
         topic: str,
         body: bytes | str | Message,
         *,
-        tags: str | None = None,
-        keys: str | Sequence[str] = (),
-        properties: Mapping[str, str] | None = None,
-        flag: int = 0,
-        shard_by: str | None = None,
-        delay: datetime.timedelta | None = None,
-        deliver_at: datetime.datetime | None = None,
-        delay_level: int | None = None,
         queue: MessageQueue | QueueSelector | None = None,
         timeout: float = SEND_TIMEOUT_S,  # noqa: ASYNC109
+        **options: Unpack[DelayedMessageOptions],
     ) -> None:
         """Send one message without asking whether it is stored. Waits while the broker is slow to read.
 
@@ -235,7 +214,7 @@ class Client:
         """
         self._instance.check_running()
         _check_timeout(timeout)
-        message = _message(body, tags, keys, properties, flag, shard_by, delay, deliver_at, delay_level)
+        message = message_of(body, options)
         await self._instance.producer.send_oneway(topic, message, timeout, queue)
 
     async def send_batch(
@@ -260,14 +239,10 @@ class Client:
         topic: str,
         body: bytes | str | Message,
         *,
-        tags: str | None = None,
-        keys: str | Sequence[str] = (),
-        properties: Mapping[str, str] | None = None,
-        flag: int = 0,
-        shard_by: str | None = None,
         queue: MessageQueue | QueueSelector | None = None,
         check_immunity: float | None = None,
         timeout: float = SEND_TIMEOUT_S,
+        **options: Unpack[MessageOptions],
     ) -> Transaction:
         """A message that consumers get if a block of work succeeds: `async with mq.transaction(…) as tx:`.
 
@@ -280,7 +255,7 @@ class Client:
         of the client that is asked decides. Consumers may get a message more than once, as always.
 
         Args:
-            topic, body, tags, keys, properties, flag, shard_by, queue: as for `send`; it cannot be delayed.
+            topic, body, queue, options: as for `send`; it cannot be delayed.
             check_immunity: seconds in which brokers are not to ask.
             timeout: seconds for storing it, all attempts together, and again for its end.
 
@@ -289,7 +264,7 @@ class Client:
         commit.
         """
         _check_timeout(timeout)
-        message = _message(body, tags, keys, properties, flag, shard_by)
+        message = message_of(body, options)
         return self._instance.transactions.transaction(topic, message, timeout, queue, check_immunity)
 
     async def cancel(
@@ -326,20 +301,16 @@ class Client:
         topic: str,
         body: bytes | str | Message,
         *,
-        tags: str | None = None,
-        keys: str | Sequence[str] = (),
-        properties: Mapping[str, str] | None = None,
-        flag: int = 0,
-        shard_by: str | None = None,
         queue: MessageQueue | QueueSelector | None = None,
         timeout: float = SEND_TIMEOUT_S,  # noqa: ASYNC109
+        **options: Unpack[MessageOptions],
     ) -> ReplyMessage:
         """Send a message and wait until one of its consumers has replied to it (`ReceivedMessage.reply`).
 
         The brokers have to be of version 4.6 or later.
 
         Args:
-            topic, body, tags, keys, properties, flag, shard_by, queue: as for `send`.
+            topic, body, queue, options: as for `send`.
             timeout: seconds for all together: until the request is stored and the reply is here.
 
         Raises RequestTimeout when the request was stored and no reply came; UnreadableBody when the reply is
@@ -349,7 +320,7 @@ class Client:
         _check_timeout(timeout)
         if timeout == math.inf:
             raise ValueError(f"timeout={timeout!r}: a request waits for a number of seconds")
-        message = _message(body, tags, keys, properties, flag, shard_by)
+        message = message_of(body, options)
         return await self._instance.request_reply.request(topic, message, timeout, queue)
 
     async def query(
@@ -602,19 +573,3 @@ def _check_timeout(timeout_s: float) -> None:
         is_right = False
     if not is_right:
         raise ValueError(f"timeout={timeout_s!r}: expected seconds above 0")
-
-
-def _message(
-    body: bytes | str | Message,
-    tags: str | None,
-    keys: str | Sequence[str],
-    properties: Mapping[str, str] | None,
-    flag: int,
-    shard_by: str | None,
-    delay: datetime.timedelta | None = None,
-    deliver_at: datetime.datetime | None = None,
-    delay_level: int | None = None,
-) -> Message:
-    if isinstance(body, Message):
-        return body
-    return Message(body, tags, keys, properties or {}, flag, shard_by, delay, deliver_at, delay_level)

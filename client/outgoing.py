@@ -6,6 +6,7 @@ import asyncio
 import datetime
 import re
 from collections.abc import Mapping, Sequence
+from typing import TypedDict
 
 import msgspec
 from msgspec import field
@@ -69,6 +70,38 @@ class Message(msgspec.Struct):
     deliver_at: datetime.datetime | None = None
     delay_level: int | None = None
     wait_store_msg_ok: bool = True
+
+
+class MessageOptions(TypedDict, total=False):
+    """What a message may have besides its body, as keyword arguments: see Message."""
+
+    tags: str | None
+    keys: str | Sequence[str]
+    properties: Mapping[str, str]
+    flag: int
+    shard_by: str | None
+    wait_store_msg_ok: bool
+
+
+class DelayedMessageOptions(MessageOptions, total=False):
+    """The same of a message that may be delayed."""
+
+    delay: datetime.timedelta | None
+    deliver_at: datetime.datetime | None
+    delay_level: int | None
+
+
+def message_of(body: bytes | str | Message, options: MessageOptions) -> Message:
+    """The message to send, from what a user gives.
+
+    Raises MessageInvalid for options beside a Message, where they would have no effect; TypeError for unknown
+    ones.
+    """
+    if not isinstance(body, Message):
+        return Message(body, **options)
+    if options:
+        raise MessageInvalid(f"{', '.join(options)}: set in the Message itself, which is given here")
+    return body
 
 
 class Outgoing(msgspec.Struct, frozen=True, gc=False):

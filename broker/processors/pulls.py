@@ -24,7 +24,7 @@ from pymq.broker.wanted import Subscriptions, Wanted
 from pymq.errors import PymqError, ResponseError, StoreBroken, StoreError
 from pymq.protocol.bodies.topic_config import PERM_READ
 from pymq.protocol.codes import RequestCode, ResponseCode
-from pymq.protocol.headers.messaging import PullMessageRequest, PullMessageResponse
+from pymq.protocol.headers.messaging import LitePullMessageRequest, PullMessageRequest, PullMessageResponse
 from pymq.protocol.sysflags import PullFlag
 from pymq.store.messagestore import GetResult, GetStatus, MessageStore
 from pymq.transport.dispatch import Answer, Request, Row, refused, row
@@ -47,6 +47,9 @@ _CODES = {
     GetStatus.OFFSET_TOO_SMALL: ResponseCode.PULL_OFFSET_MOVED,
 }
 """Store status → response code (wire.md §4.3); two more depend on the offset asked for."""
+
+PULL_CODES = frozenset((RequestCode.PULL_MESSAGE, RequestCode.LITE_PULL_MESSAGE))
+"""What the VIP channel does not serve (wire.md §1.5)."""
 
 _EMPTY_QUEUE = (GetStatus.NO_MATCHED_LOGIC_QUEUE, GetStatus.NO_MESSAGE_IN_QUEUE)
 
@@ -85,7 +88,7 @@ class PullProcessor:
     @property
     def table(self) -> Iterable[tuple[RequestCode, Row]]:
         """The codes served here."""
-        return [row(PullMessageRequest, self.pull)]
+        return [row(PullMessageRequest, self.pull), row(LitePullMessageRequest, self.pull)]
 
     def pull(self, request: Request[PullMessageRequest]) -> Answer | None:
         """Answer a pull, or hold it when nothing is there and the consumer lets us."""

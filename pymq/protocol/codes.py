@@ -6,7 +6,7 @@ import enum
 
 
 class RequestCode(enum.IntEnum):
-    """What a request asks for (wire.md §4). Only codes that a 4.x peer or pymq itself sends."""
+    """What a request asks for (wire.md §4). Only codes that a 4.x peer, a 5.x client or pymq itself sends."""
 
     SEND_MESSAGE = 10
     PULL_MESSAGE = 11
@@ -95,6 +95,7 @@ class RequestCode(enum.IntEnum):
     DELETE_EXPIRED_COMMITLOG = 329
     GET_TOPIC_CONFIG = 351
     GET_SUBSCRIPTIONGROUP_CONFIG = 352
+    LITE_PULL_MESSAGE = 361
     RECALL_MESSAGE = 370
     GET_BROKER_HA_STATUS = 907
 

@@ -7,13 +7,15 @@ import re
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from pymq.broker.app import Broker
 from pymq.errors import ResponseError
-from pymq.network import SystemNetwork
+from pymq.network import SystemNetwork, split_address
 from pymq.protocol.codes import ResponseCode
 from pymq.protocol.headers.messaging import (
+    LitePullMessageRequest,
     SendBatchMessageRequest,
     SendMessageRequest,
     SendMessageResponse,
@@ -174,6 +176,17 @@ async def test_a_pull_filters_by_tags(broker: Broker, pool: Pool) -> None:
     assert bounds(reply).next_begin_offset == 4
     nothing = await pull(pool, broker.address, "orders", subscription="z")
     assert (nothing.code, bounds(nothing).next_begin_offset) == (ResponseCode.PULL_RETRY_IMMEDIATELY, 4)
+
+
+async def test_the_lite_pull_of_5x_clients_is_a_pull(broker: Broker, pool: Pool) -> None:
+    await send(pool, broker.address, "orders", b"x")
+    header = LitePullMessageRequest(**msgspec.structs.asdict(pull_header("orders")))
+    (record,) = records(await pool.call(broker.address, header))
+    assert record.body == b"x"
+    host, port = split_address(broker.address)
+    with pytest.raises(ResponseError) as refused:  # the VIP channel serves no pulls
+        await pool.call(f"{host}:{port - 2}", header)
+    assert refused.value.code == ResponseCode.REQUEST_CODE_NOT_SUPPORTED
 
 
 async def test_offsets_out_of_range_are_told_the_right_one(broker: Broker, pool: Pool) -> None:

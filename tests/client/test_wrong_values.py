@@ -126,3 +126,18 @@ async def test_what_is_always_due_leaves_the_loop_to_others() -> None:
         for _ in range(3):
             await asyncio.sleep(0)
         await busy.close()
+
+
+async def test_options_beside_a_message_would_have_no_effect(mq: Client) -> None:
+    message = Message("paid", tags="a")
+    with pytest.raises(MessageInvalid, match="tags, delay_level: set in the Message itself"):
+        await mq.send("orders", message, tags="b", delay_level=1)
+    with pytest.raises(MessageInvalid, match="keys: set in the Message itself"):
+        mq.transaction("orders", message, keys="k")
+    with pytest.raises(TypeError, match="tag"):
+        mq.send_nowait("orders", "paid", tag="a")  # type: ignore[call-arg]
+
+
+async def test_what_only_a_delayed_send_has_is_refused_elsewhere(mq: Client) -> None:
+    with pytest.raises(MessageInvalid, match="cannot be delayed"):
+        mq.transaction("orders", "paid", delay_level=1)  # type: ignore[call-arg]

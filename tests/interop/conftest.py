@@ -29,7 +29,8 @@ ApacheClusters = Callable[[str], Cluster]
 _names = itertools.count(1)
 
 
-def _need(*programs: str) -> None:
+def need(*programs: str) -> None:
+    """Skip, saying why, where a program is not installed."""
     missing = [program for program in programs if shutil.which(program) is None]
     if missing:
         pytest.skip(f"needs {' and '.join(missing)} on this machine")
@@ -55,7 +56,7 @@ def nothing_is_left_running() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def java_drivers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[JavaDrivers]:
     """Gives the one JVM of a client version and header serialisation, started when first asked for."""
-    _need("java", "mvn")
+    need("java", "mvn")
     drivers: dict[tuple[str, str], Driver] = {}
 
     def driver(version: str, serialize: str = "JSON") -> Driver:
@@ -96,7 +97,7 @@ def java_version(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def go(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Driver]:
     """RocketMQ's Go client (v2)."""
-    _need("go")
+    need("go")
     driver = go_driver(tmp_path_factory.mktemp("go"))
     yield driver
     driver.close()
@@ -105,7 +106,7 @@ def go(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Driver]:
 @pytest.fixture
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Driver]:
     """Node's client, ali-ons."""
-    _need("node", "npm")
+    need("node", "npm")
     driver = node_driver(tmp_path_factory.mktemp("node"))
     yield driver
     driver.close()
@@ -114,7 +115,7 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Driver]:
 @pytest.fixture(scope="session")
 def apache_clusters(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApacheClusters]:
     """Gives Apache's name server and broker of a version, started when first asked for."""
-    _need("java", "mvn")
+    need("java", "mvn")
     clusters: dict[str, Cluster] = {}
 
     def cluster(version: str) -> Cluster:

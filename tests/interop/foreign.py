@@ -1,12 +1,13 @@
-"""The Go and Node clients of RocketMQ, built into the user's cache folder."""
+"""RocketMQ's Go, Node and Spring clients, built into the user's cache folder."""
 
 from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
-from tests.interop.apache import HERE, built, run
+from tests.interop.apache import HERE, JVM_OPTIONS, built, run
 from tests.interop.drivers import Driver
 
 
@@ -30,3 +31,24 @@ def node_driver(folder: Path) -> Driver:
         run("npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", cwd=into)
 
     return Driver("node", ["node", str(built("node", sources, build) / "driver.js")], folder, os.environ)
+
+
+def spring_driver(version: str, folder: Path, settings: Mapping[str, str]) -> Driver:
+    """A Spring Boot application on RocketMQ's starter of `version`, with these properties."""
+    pom = HERE / "spring" / "pom.xml"
+    sources = sorted((HERE / "spring" / "src").rglob("*.java"))
+
+    def fetch(into: Path) -> None:
+        run("mvn", "-q", "-B", "-f", pom, f"-Dstarter.version={version}", f"-DoutputDirectory={into}",
+            "dependency:copy-dependencies")  # fmt: skip
+
+    jars = built(f"spring-{version}", [pom], fetch)
+
+    def compile_shop(into: Path) -> None:
+        run("javac", "-encoding", "UTF-8", "-proc:none", "-nowarn", "-cp", f"{jars}/*", "-d", into, *sources)
+
+    classes = built(f"spring-shop-{version}", [pom, *sources], compile_shop)
+    options = (*JVM_OPTIONS, "-Xmx256m", f"-Duser.home={folder}", "-Drocketmq.client.logUseSlf4j=true")
+    given = [f"--{name}={value}" for name, value in settings.items()]
+    command = ("java", *options, "-cp", f"{classes}:{jars}/*", "shop.Shop", *given)
+    return Driver(f"spring-{version}", command, folder, os.environ)

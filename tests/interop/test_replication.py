@@ -18,7 +18,7 @@ from pymq.protocol.headers.administration import CreateTopicRequest
 from pymq.transport.pool import Pool
 from tests.broker.asking import send_header
 from tests.interop.apache import apache_broker
-from tests.interop.conftest import _need
+from tests.interop.conftest import need
 from tests.interop.flaky_link import FlakyLink
 from tests.interop.processes import HOST, Node
 from tests.interop.pymq_servers import pymq_broker, pymq_name_server
@@ -60,7 +60,7 @@ def start(kind: str, folder: Path, names: Node, role: str, port: int = 0, **more
 @pytest.fixture
 def names(tmp_path: Path) -> Iterator[Node]:
     """A name server of pymq."""
-    _need("java", "mvn")
+    need("java", "mvn")
     node = pymq_name_server(tmp_path / "names")
     yield node
     node.kill()

@@ -173,6 +173,12 @@ class PullMessageRequest(Header):
     expression_type: str | None = None
 
 
+class LitePullMessageRequest(PullMessageRequest):
+    """The same from a 5.x client's lite pull consumer (code 361); those of 4.9 send code 11."""
+
+    code = RequestCode.LITE_PULL_MESSAGE
+
+
 class QueryConsumerOffsetResponse(Header):
     """A stored queue offset."""
 
