@@ -33,7 +33,7 @@ test: $(VENV)/.ready ## Run every test, then most of them on each other Python f
 	@if [[ -n "$(ARGS)" ]]; then $(BIN)/pytest -q $(ARGS); else \
 		$(BIN)/pytest -q $(PARALLEL) --ignore=tests/interop; \
 	fi
-	@$(MAKE) --no-print-directory -j 2 --output-sync=target $(if $(ARGS),,test-interop) test-others WORKERS=1
+	@$(MAKE) --no-print-directory -j 2 $(filter --output-sync,$(.FEATURES:%=--%)) $(if $(ARGS),,test-interop) test-others WORKERS=1
 
 test-interop: $(VENV)/.ready
 	@echo "--- tests with Apache's clients and servers"

@@ -10,7 +10,7 @@ from collections.abc import Collection
 from pymq.client.route_cache import RouteCache
 from pymq.client.settings import Settings
 from pymq.clock import Clock
-from pymq.errors import PymqError
+from pymq.errors import CallTimeout, ConnectionLost, PymqError
 from pymq.protocol.bodies import MASTER_ID, LockBatchRequestBody, LockBatchResponseBody, MessageQueue
 from pymq.protocol.headers.groups import LockBatchMqRequest, UnlockBatchMqRequest
 from pymq.transport.pool import Pool
@@ -41,12 +41,18 @@ class HeldLocks:
         self._client_id = client_id
         self._settings = settings
         self._valid_until: dict[MessageQueue, float] = {}
+        self._unanswered: set[MessageQueue] = set()
         self._talking = asyncio.Lock()
 
     @property
     def held(self) -> set[MessageQueue]:
-        """The queues whose locks this member was given and has not given back."""
-        return set(self._valid_until)
+        """The queues whose locks this member was given, or may have been, and has not given back."""
+        return {*self._valid_until, *self._unanswered}
+
+    @property
+    def unanswered(self) -> set[MessageQueue]:
+        """Queues that were asked for in vain: their broker may have read that late, and locked them."""
+        return set(self._unanswered)
 
     def is_valid(self, queue: MessageQueue) -> bool:
         """Whether this member holds the lock, and was told so lately enough."""
@@ -85,7 +91,10 @@ class HeldLocks:
     async def release(self, queues: Collection[MessageQueue]) -> None:
         """Give locks back. Where that cannot be said, they end by themselves a minute after their renewal."""
         async with self._talking:
-            held = [queue for queue in queues if self._valid_until.pop(queue, None) is not None]
+            held = [queue for queue in queues if queue in self.held]
+            for queue in held:
+                self._valid_until.pop(queue, None)
+                self._unanswered.discard(queue)
             await asyncio.gather(*[self._unlock(*named) for named in _by_broker(held).items()])
 
     async def _lock(self, queues: Collection[MessageQueue]) -> tuple[set[MessageQueue], set[str]]:
@@ -111,8 +120,11 @@ class HeldLocks:
             except PymqError as error:
                 log.info("locking queues of %s for group %s: %s", broker, self._group, error)
                 granted = set()
+                if isinstance(error, (CallTimeout, ConnectionLost)):
+                    self._unanswered.update(new)
             else:
                 answered.add(broker)
+                self._unanswered.difference_update(some)
             for queue in new:
                 del self._valid_until[queue]
             locked.update(granted)

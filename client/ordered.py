@@ -125,6 +125,8 @@ class OrderedDelivery:
                 self._offer(lane)
         if self._locks is None:
             return list(share)
+        topics = {queue.topic for queue in share}
+        await self._locks.release([q for q in self._locks.unanswered if q.topic in topics and q not in share])
         new = [queue for queue in share if queue not in self.owned]
         locked = await self._locks.acquire(new)
         if len(locked) < len(new) and self._owner is not None:

@@ -16,10 +16,13 @@ from pymq.protocol.bodies.connections import (
     ConnectionData,
     ConsumerConnection,
     ProducerConnection,
+    ProducerInfo,
+    ProducerTableInfo,
 )
 from pymq.protocol.bodies.heartbeat import ConsumerList, HeartbeatData
 from pymq.protocol.codes import RequestCode, ResponseCode
 from pymq.protocol.headers.administration import (
+    GetAllProducerInfoRequest,
     GetConsumerConnectionListRequest,
     GetProducerConnectionListRequest,
 )
@@ -67,6 +70,7 @@ class MembershipProcessor:
             row(GetConsumerListByGroupRequest, self.consumer_list),
             row(GetConsumerConnectionListRequest, self.consumer_connections),
             row(GetProducerConnectionListRequest, self.producer_connections),
+            row(GetAllProducerInfoRequest, self.all_producers),
         ]
 
     def heartbeat(self, request: Request[HeartBeatRequest]) -> Answer:
@@ -156,6 +160,12 @@ class MembershipProcessor:
             raise ResponseError(ResponseCode.SYSTEM_ERROR, f"the producer group[{name}] not exist")
         return Answer(body=ProducerConnection([_connection_data(member) for member in members]).encode())
 
+    def all_producers(self, request: Request[GetAllProducerInfoRequest]) -> Answer:
+        """All producer groups with their members."""
+        groups = self._clients.producer_groups()
+        data = {name: [_producer_info(member) for member in members] for name, members in groups.items()}
+        return Answer(body=ProducerTableInfo(data).encode())
+
     def notify_changed(self, group: ConsumerGroup, only: Collection[str] | None = None) -> None:
         """Tell the members of a group to rebalance, if the group and the broker want that.
 
@@ -178,3 +188,8 @@ class MembershipProcessor:
 
 def _connection_data(member: Member) -> ConnectionData:
     return ConnectionData(member.client_id, member.connection.address, member.language, member.version)
+
+
+def _producer_info(member: Member) -> ProducerInfo:
+    address = f"/{member.connection.address}"  # as Java writes one
+    return ProducerInfo(member.client_id, address, member.language, member.version, member.heard_ms)

@@ -17,6 +17,8 @@ from pymq.transport.pool import Pool, Reply
 PROPERTIES = "KEYS\x01k1\x02UNIQ_KEY\x017F0000010001000000000000000000AB\x02WAIT\x01true\x02TAGS\x01a\x02"
 
 ANY_PULL_ANSWER = (0, 19, 20, 21)
+PATIENCE_S = 60.0
+"""A server that stands still for a moment, with its machine, is waited for."""
 
 
 def send_header(topic: str, queue_id: int = 0, **fields: Any) -> SendMessageRequestV2:
@@ -37,7 +39,9 @@ def send_header(topic: str, queue_id: int = 0, **fields: Any) -> SendMessageRequ
 
 async def send(pool: Pool, address: str, topic: str, body: bytes, **fields: Any) -> SendMessageResponse:
     """Send one message; gives where it is."""
-    return (await pool.call(address, send_header(topic, **fields), body)).read(SendMessageResponse)
+    return (await pool.call(address, send_header(topic, **fields), body, timeout_s=PATIENCE_S)).read(
+        SendMessageResponse
+    )
 
 
 def pull_header(topic: str, queue_id: int = 0, offset: int = 0, **fields: Any) -> PullMessageRequest:
@@ -56,7 +60,9 @@ def pull_header(topic: str, queue_id: int = 0, offset: int = 0, **fields: Any) -
     )
 
 
-async def pull(pool: Pool, address: str, topic: str, *, timeout_s: float = 5, **fields: Any) -> Reply:
+async def pull(
+    pool: Pool, address: str, topic: str, *, timeout_s: float = PATIENCE_S, **fields: Any
+) -> Reply:
     """Pull once; gives the answer, whatever pull code it has."""
     header = pull_header(topic, **fields)
     return await pool.call(address, header, timeout_s=timeout_s, accept=ANY_PULL_ANSWER)

@@ -75,7 +75,7 @@ class FakeMember:
 
     async def told(self, count: int = 1) -> None:
         """Wait until it was told to reset so often."""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while len(self.resets) < count:  # noqa: ASYNC110 - what the broker says comes in its own time
                 await asyncio.sleep(0.002)
 
@@ -109,7 +109,7 @@ class ForeignMember:
         return await self._next(answer=False)
 
     async def _next(self, *, answer: bool) -> bytes:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while True:
                 size, head_size = struct.unpack(">ii", await self._reader.readexactly(8))
                 frame = await self._reader.readexactly(size - 4)

@@ -123,6 +123,22 @@ async def test_all_senders_of_one_turn_share_a_flush_and_a_connections_answers_s
     assert world.disk.jobs == []
 
 
+async def test_in_a_long_turn_a_whole_block_is_flushed_before_its_end() -> None:
+    world = World()
+    client = world.client()
+    client.send(*range(100))  # in one turn: nothing is awaited
+    assert b"m1" not in world.durable
+    world.disk.run_jobs()  # the disk is quick: it is done before the turn is over
+    assert b"m1" in world.durable
+    await turn()
+    first = client.codes()
+    assert 0 < len(first) < 100
+
+    world.disk.run_jobs()  # the rest shares one flush
+    await turn()
+    assert first | client.codes() == dict.fromkeys(range(100), 0)
+
+
 async def test_who_comes_while_the_disk_works_shares_the_next_flush() -> None:
     world = World()
     client = world.client()
@@ -246,14 +262,14 @@ async def test_a_stop_flushes_then_answers_then_is_over() -> None:
     await turn()
     assert not closing.done(), "the second waits for a flush of its own"
     world.disk.run_jobs()
-    await asyncio.wait_for(closing, 5)
+    await asyncio.wait_for(closing, 30)
     await turn()
     assert client.codes() == {1: 0, 2: 0}
 
 
 async def test_a_stop_with_nobody_waiting_is_over_at_once() -> None:
     world = World()
-    await asyncio.wait_for(world.waiting.close(), 5)
+    await asyncio.wait_for(world.waiting.close(), 30)
 
 
 class TwoGates:

@@ -65,7 +65,7 @@ def let_expire(path: Path) -> None:
 
 async def wait_until(true: Callable[[], bool]) -> None:
     """Wait for something that has to become so."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while True:
             if true():
                 return

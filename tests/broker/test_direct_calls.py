@@ -61,7 +61,7 @@ async def test_the_named_member_gets_the_stored_message_and_its_answer_is_passed
     assert late.value.code == 207
     for member in (one, two):
         await member.pool.close()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while True:
             with pytest.raises(ResponseError) as gone:
                 await pool.call(broker.address, header)

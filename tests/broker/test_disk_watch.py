@@ -104,7 +104,7 @@ def test_a_disk_that_cannot_be_looked_at_changes_nothing_and_is_told_once(
 async def sent_until(pool: Pool, address: str, *, is_refused: bool) -> ResponseError | None:
     """Send until that is refused, or no longer; gives the refusal."""
     refusal: ResponseError | None = None
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while True:
             try:
                 await send(pool, address, "orders", b"again")

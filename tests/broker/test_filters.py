@@ -203,7 +203,7 @@ async def test_a_held_pull_that_gets_nothing_is_told_at_its_end_where_to_go_on(
     await asyncio.sleep(0.1)
     await put(pool, broker, 2, 3)
     reply = await held
-    assert 0.29 < asyncio.get_running_loop().time() - asked < 2
+    assert 0.29 < asyncio.get_running_loop().time() - asked < 10
     assert (reply.code, bounds(reply).next_begin_offset) == (ResponseCode.PULL_NOT_FOUND, 3)
 
 
@@ -285,8 +285,9 @@ async def test_filters_outlive_a_restart_and_are_dead_until_the_group_is_back(
     again = await start_broker(enable_property_filter=True)
     await heartbeat(pool, again, "a > 1", 5)
     assert bodies(await plain_pull(pool, again, sub_version=5)) == ["2", "3"]
-    await asyncio.sleep(1.2)  # a changed table is written within a second
-    alive = filter_file(tmp_path)["orders"]["groupFilterData"]["consumers"]
+    async with asyncio.timeout(60):  # a changed table is written within a second
+        while (alive := filter_file(tmp_path)["orders"]["groupFilterData"]["consumers"])["dead"]:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
     assert (alive["dead"], alive["deadTime"], alive["bornTime"]) == (False, 0, kept["bornTime"])
 
 

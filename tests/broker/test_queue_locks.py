@@ -197,7 +197,7 @@ async def client(broker: Broker) -> AsyncIterator[Callable[[str], Client]]:
 
 
 async def until_told(client: Client, times: int) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while len(client.told) < times:  # noqa: ASYNC110
             await asyncio.sleep(0.005)
 

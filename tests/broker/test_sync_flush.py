@@ -171,5 +171,5 @@ async def test_a_stop_flushes_answers_those_who_wait_and_refuses_those_who_come(
     await disk.flush()
     assert (await waiting).queue_offset == 1
     disk.is_slow = False
-    await asyncio.wait_for(stopping, 10)
+    await asyncio.wait_for(stopping, 60)
     assert not [path for path in disk.contents if path.endswith("/abort")], "a clean end"

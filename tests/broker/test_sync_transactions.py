@@ -39,7 +39,7 @@ async def test_half_and_end_are_answered_when_they_are_durable(
     assert not again.done(), "what ended it is not durable yet"
     disk.is_slow = False
     await disk.flush()
-    await asyncio.wait_for(asyncio.gather(ending, again), 10)
+    await asyncio.wait_for(asyncio.gather(ending, again), 60)
 
 
 async def test_without_a_slave_the_half_says_so_and_the_end_does_not(

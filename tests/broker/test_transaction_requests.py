@@ -82,7 +82,7 @@ async def test_another_producer_of_the_group_is_asked(start_broker: StartBroker,
     producer = producer_pool(asked)
     try:
         await join(broker, producer)
-        question, message = await asyncio.wait_for(asked.get(), 20)
+        question, message = await asyncio.wait_for(asked.get(), 60)
         assert (message.topic, message.body, question.transaction_id) == ("orders", b"1", "K")
         await producer.oneway(
             broker.address,

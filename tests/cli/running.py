@@ -32,14 +32,14 @@ class Standalone:
             cwd=self.home,
             stdout=subprocess.PIPE,
             text=True,
-            timeout=60,
+            timeout=120,
             check=True,
         ).stdout
 
     def stop(self) -> str:
         """End it by a signal, and give the rest of its log. It must end with status 0."""
         self.process.send_signal(signal.SIGTERM)
-        log, _ = self.process.communicate(timeout=30)
+        log, _ = self.process.communicate(timeout=120)
         assert self.process.returncode == 0, log
         return log
 

@@ -79,7 +79,7 @@ def start_daemon(home: Path, *arguments: str) -> subprocess.CompletedProcess[str
         capture_output=True,
         text=True,
         cwd=home,
-        timeout=30,
+        timeout=90,
         check=False,
     )
 
@@ -107,7 +107,7 @@ def test_in_the_foreground_a_signal_ends_a_program_cleanly(
     pid_file = home / ".pymq" / "run" / "fake-1.pid"
     assert pid_file.read_text() == f"{process.pid}\n"
     process.send_signal(number)
-    out, err = process.communicate(timeout=10)
+    out, err = process.communicate(timeout=60)
     assert process.returncode == 0
     assert "INFO pymq.fake closed" in out
     assert err == ""
@@ -119,7 +119,7 @@ def test_a_signal_ends_a_program_that_is_not_ready_yet(home: Path, fake: list[su
     fake.append(process)
     read_until(process, "opening")
     process.send_signal(signal.SIGTERM)
-    out, err = process.communicate(timeout=10)
+    out, err = process.communicate(timeout=60)
     assert process.returncode == 0
     lines = out.splitlines()
     assert lines[0] == "undone", "what was opened is closed again"
@@ -137,12 +137,12 @@ def test_a_daemon_that_is_stopped_before_it_is_ready_says_so(home: Path) -> None
         text=True,
         cwd=home,
     ) as parent:
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while not (log.exists() and "opening" in log.read_text()):
             assert time.monotonic() < deadline
             time.sleep(0.02)
         os.kill(int(log.read_text().split("pid ")[1].split()[0]), signal.SIGTERM)
-        _, err = parent.communicate(timeout=10)
+        _, err = parent.communicate(timeout=60)
     assert parent.returncode == 1
     assert err == f"pymq: stopped before it was ready (log: {log})\n"
 
@@ -200,4 +200,4 @@ def test_the_process_that_got_the_number_of_a_dead_one_is_left_alone(home: Path)
         time.sleep(0.05)
         assert bystander.poll() is None
         assert not stale.exists()
-        bystander.communicate(b"\n", timeout=10)
+        bystander.communicate(b"\n", timeout=60)

@@ -134,7 +134,7 @@ def test_consuming_where_no_name_server_is_ends_with_one_line() -> None:
         [sys.executable, "-m", "pymq", "consume", "t", "-n", "127.0.0.1:1"],
         capture_output=True,
         text=True,
-        timeout=20,
+        timeout=90,
         check=False,
     )
     assert done.returncode == 1
@@ -160,7 +160,7 @@ def test_a_pid_file_that_cannot_be_written_is_named_with_what_it_is_for(tmp_path
         [sys.executable, "-m", "pymq", "namesrv", "-c", str(conf), "--pid-file", str(pid_file)],
         capture_output=True,
         text=True,
-        timeout=20,
+        timeout=90,
         check=False,
     )
     assert done.returncode == 1

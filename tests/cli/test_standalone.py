@@ -60,7 +60,7 @@ def test_a_store_folder_that_another_process_holds_is_refused_with_one_line(tmp_
             cwd=tmp_path,
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=90,
             check=False,
         )
         assert second.returncode == 1
@@ -78,7 +78,7 @@ def test_a_daemon_is_stopped_by_shutdown(tmp_path: Path) -> None:
             cwd=tmp_path,
             stdout=subprocess.PIPE,
             text=True,
-            timeout=30,
+            timeout=90,
             check=True,
         ).stdout
 

@@ -54,7 +54,7 @@ FAST = Settings(
 """Settings under which nothing takes long."""
 
 
-async def until(condition: Callable[[], bool], within_s: float = 5.0) -> None:
+async def until(condition: Callable[[], bool], within_s: float = 30.0) -> None:
     """Wait until something is so. TimeoutError when it takes too long."""
     async with asyncio.timeout(within_s):
         while not condition():  # noqa: ASYNC110 - conditions are of all kinds

@@ -168,7 +168,7 @@ async def test_a_batch_that_is_cancelled_is_given_back_at_once(broker: FakeBroke
     task = asyncio.ensure_future(
         mq.consume("g", "orders", handle, batch=32, concurrency=1, grace=0.01, start="first")
     )
-    await asyncio.wait_for(begun.wait(), 5)
+    await asyncio.wait_for(begun.wait(), 30)
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
     assert committed(broker) == 1
@@ -196,4 +196,4 @@ async def test_batches_are_handled_side_by_side(broker: FakeBroker, mq: Client) 
 @pytest.mark.parametrize("batch", [0, -1, 1025])
 async def test_a_batch_size_that_cannot_be_is_refused(mq: Client, batch: int) -> None:
     with pytest.raises(ConfigError, match="1 to 1024"):
-        await asyncio.wait_for(mq.consume("g", "orders", print, batch=batch), 2)
+        await asyncio.wait_for(mq.consume("g", "orders", print, batch=batch), 30)

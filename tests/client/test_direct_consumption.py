@@ -76,7 +76,7 @@ async def test_the_handler_is_really_called_and_nothing_else_comes_of_it(
         body = ConsumeMessageDirectlyResult.decode(answer.body)
         assert (answer.code, body.consume_result, body.order) == (0, result, order == "ordered")
         if result is DirectResult.SUCCESS:
-            assert 15 <= body.spent_time_mills < 5000
+            assert 15 <= body.spent_time_mills < 60_000
         assert got == [("bills", "a", b"again", broker.name, 3)]
         await asyncio.sleep(FAST.commit_s * 3)
         assert broker.offsets == committed

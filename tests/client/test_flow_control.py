@@ -35,7 +35,7 @@ def pulls(broker: FakeBroker) -> int:
 async def quiet(broker: FakeBroker) -> int:
     """Wait until no more is pulled; gives the number of pulls."""
     before = -1
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while before != pulls(broker):
             before = pulls(broker)
             await asyncio.sleep(QUIET_S)

@@ -139,7 +139,7 @@ async def test_a_handler_that_cancels_its_own_task_ends_consuming_with_an_error(
         await asyncio.sleep(60)
 
     with pytest.raises(RuntimeError, match="the task that a handler runs in was cancelled"):
-        await asyncio.wait_for(mq.consume("g", "orders", handle, concurrency=4, start="first"), 5)
+        await asyncio.wait_for(mq.consume("g", "orders", handle, concurrency=4, start="first"), 30)
     assert not committed(broker)
 
 
@@ -247,7 +247,7 @@ async def test_a_handler_with_yield_in_it_is_refused(
 ) -> None:
     put(broker, b"a")
     with pytest.raises(ConfigError, match="with yield in it"):
-        await asyncio.wait_for(mq.consume("g", "orders", handler, start="first"), 2)
+        await asyncio.wait_for(mq.consume("g", "orders", handler, start="first"), 30)
 
 
 async def test_a_generator_that_a_handler_returns_is_a_failure(
@@ -264,13 +264,13 @@ async def test_a_generator_that_a_handler_returns_is_a_failure(
 @pytest.mark.parametrize("handler", [None, 5, "x"])
 async def test_what_cannot_be_called_is_refused(mq: Client, handler: Any) -> None:
     with pytest.raises(ConfigError, match="expected a function"):
-        await asyncio.wait_for(mq.consume("g", "orders", handler), 2)
+        await asyncio.wait_for(mq.consume("g", "orders", handler), 30)
 
 
 @pytest.mark.parametrize("concurrency", [0, -1, 2.5])
 async def test_a_concurrency_that_cannot_be_is_refused(mq: Client, concurrency: Any) -> None:
     with pytest.raises(ConfigError, match="concurrency="):
-        await asyncio.wait_for(mq.consume("g", "orders", print, concurrency=concurrency), 2)
+        await asyncio.wait_for(mq.consume("g", "orders", print, concurrency=concurrency), 30)
 
 
 # -- handling that is given up again and again ----------------------------------------------------------
@@ -287,7 +287,7 @@ async def test_a_message_given_back_again_and_again_comes_ever_more_slowly_and_t
         waits: list[float] = []
         for _ in range(4):
             since = loop.time()
-            message = await asyncio.wait_for(consumer.receive(), 5)
+            message = await asyncio.wait_for(consumer.receive(), 30)
             waits.append(loop.time() - since)
             assert message.reconsume_times == 0
             with contextlib.suppress(TimeoutError):
@@ -295,7 +295,7 @@ async def test_a_message_given_back_again_and_again_comes_ever_more_slowly_and_t
                     await asyncio.sleep(60)
         assert sum(waits[1:]) >= 0.029  # pauses of 0, 10 and 20 ms
         if order == "ordered":
-            message = await asyncio.wait_for(consumer.receive(), 5)
+            message = await asyncio.wait_for(consumer.receive(), 30)
             assert (message.reconsume_times, message.given_back) == (1, 0)
             message.ack()
         else:
@@ -312,9 +312,9 @@ async def test_an_ordered_message_that_is_cancelled_every_time_ends_at_the_dead_
         broker = cluster.brokers[0]
         put(broker, b"poison", b"next")
         for _ in range(8):
-            message = await asyncio.wait_for(consumer.receive(), 5)
+            message = await asyncio.wait_for(consumer.receive(), 30)
             assert message.body == b"poison"
             message.release()
-        message = await asyncio.wait_for(consumer.receive(), 5)
+        message = await asyncio.wait_for(consumer.receive(), 30)
         assert message.body == b"next"
         assert len(broker.queues["%DLQ%g", 0]) == 1

@@ -46,6 +46,19 @@ async def test_a_block_that_is_cancelled_gives_its_message_back_before_the_next(
         assert [(await consumer.receive()).body for _ in range(1)] == [b"0"]
 
 
+async def test_a_lock_that_a_broker_gives_when_nobody_waits_any_more_is_given_back(
+    cluster: FakeCluster, broker: FakeBroker
+) -> None:
+    """Else a member that leaves after a pause of its broker would lock the queue for another minute."""
+    broker.silent.add(RequestCode.LOCK_BATCH_MQ)
+    settings = msgspec.structs.replace(FAST, lock_timeout_s=0.05, lock_retry_s=60.0, rebalance_s=60.0)
+    async with Client(cluster.name_servers, settings=settings) as mq:
+        async with ordered(mq) as consumer:
+            assert consumer.queues() == []
+            broker.locks["g", orders(0)] = mq.client_id  # it has read the request
+        assert holder(broker, 0) is None
+
+
 async def test_a_queue_that_another_member_holds_is_left_alone_until_it_is_free(
     broker: FakeBroker, mq: Client
 ) -> None:
@@ -140,10 +153,10 @@ async def test_a_lock_is_not_relied_on_for_longer_than_it_may_be(
     cluster: FakeCluster, broker: FakeBroker
 ) -> None:
     fill(broker, 2)
-    settings = msgspec.structs.replace(FAST, lock_valid_s=0.15, lock_renewal_s=60.0)
+    settings = msgspec.structs.replace(FAST, lock_valid_s=1.0, lock_renewal_s=60.0)
     async with Client(cluster.name_servers, settings=settings) as mq, ordered(mq) as consumer:
         m = await consumer.receive()
-        await asyncio.sleep(0.2)
+        await asyncio.sleep(1.05)
         m.ack()
         assert await consumer.fetch(wait=0.1) == []
 

@@ -58,7 +58,7 @@ async def test_a_taker_cancelled_at_its_turn_leaves_the_message_to_the_next() ->
     await asyncio.sleep(0)
     inbox.put(process_queue, message(7))
     first.cancel()  # it was woken, and has not run yet
-    assert (await asyncio.wait_for(second, 1))[1].queue_offset == 7
+    assert (await asyncio.wait_for(second, 30))[1].queue_offset == 7
     assert first.cancelled()
 
 

@@ -13,7 +13,7 @@ from pymq.errors import ResponseError
 from pymq.protocol.codes import RequestCode, ResponseCode
 from tests.client.fake_cluster import FAST, FakeBroker, FakeCluster, until
 
-PATIENT = msgspec.structs.replace(FAST, retry_pause_s=0.3)
+PATIENT = msgspec.structs.replace(FAST, retry_pause_s=1.0)
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ async def test_a_broker_that_is_away_for_a_moment_gets_it_when_it_is_back(
     before = await mq.send("orders", b"0", shard_by="key")
     broker = broker_named(cluster, before.queue.broker_name)
     await broker.stop()
-    sending = asyncio.create_task(mq.send("orders", b"1", shard_by="key", timeout=5))
+    sending = asyncio.create_task(mq.send("orders", b"1", shard_by="key", timeout=30))
     await asyncio.sleep(0.1)
     await broker.restart()
     after = await sending
@@ -52,13 +52,13 @@ async def test_it_stays_with_its_queue_when_the_queues_change_between_two_attemp
     before = await mq.send("orders", b"0", shard_by="key")
     broker = broker_named(cluster, before.queue.broker_name)
     await broker.stop()
-    sending = asyncio.create_task(mq.send("orders", b"1", shard_by="key", timeout=5))
-    await asyncio.sleep(0.05)  # the first attempt has failed, the second comes after 0.3 s
+    sending = asyncio.create_task(mq.send("orders", b"1", shard_by="key", timeout=30))
+    await asyncio.sleep(0.05)  # the first attempt has failed, the second comes after a second
     cluster.queue_nums = 7
     asked = len(cluster.asked)
     await mq._instance.routes.refresh("orders")
     assert len(cluster.asked) > asked
-    await asyncio.sleep(0.4)  # the third comes after 0.6 s more
+    await asyncio.sleep(1.2)  # the third comes after two seconds more
     await broker.restart()
     assert (await sending).queue == before.queue
     later = await mq.send("orders", b"2", shard_by="key")
@@ -81,7 +81,7 @@ async def test_messages_of_one_key_keep_their_order_through_a_restart_of_their_b
 ) -> None:
     async def send_all() -> set[int]:
         return {
-            (await mq.send("orders", str(number), shard_by="key", timeout=5)).queue.queue_id
+            (await mq.send("orders", str(number), shard_by="key", timeout=30)).queue.queue_id
             for number in range(30)
         }
 

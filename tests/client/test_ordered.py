@@ -238,11 +238,11 @@ async def test_who_is_cancelled_while_a_message_goes_to_the_dead_letters_does_no
         retrying.cancel()
         await asyncio.wait([retrying])
         assert retrying.cancelled()
-        again = await asyncio.wait_for(consumer.receive(), 5)
+        again = await asyncio.wait_for(consumer.receive(), 30)
         assert (again.body, again.reconsume_times) == (b"0", 1)
         broker.silent.clear()
         await again.retry()
-        assert await asyncio.wait_for(got_next(consumer), 5) == b"1"
+        assert await asyncio.wait_for(got_next(consumer), 30) == b"1"
         await until(lambda: committed(broker) == 2)
 
 
@@ -250,14 +250,14 @@ async def test_a_dead_letter_is_cancelled_at_no_step_on_its_way(broker: FakeBrok
     fill(broker, 13)
     async with ordered(mq) as consumer:
         for steps in range(1, 13):
-            message = await asyncio.wait_for(consumer.receive(), 5)
+            message = await asyncio.wait_for(consumer.receive(), 30)
             assert message.body == str(steps - 1).encode()
             retrying = asyncio.create_task(message.retry(-1))
             for _ in range(steps):
                 await asyncio.sleep(0)
             retrying.cancel()
             await asyncio.wait([retrying])
-        assert await asyncio.wait_for(got_next(consumer), 5) == b"12"
+        assert await asyncio.wait_for(got_next(consumer), 30) == b"12"
     assert len(broker.requests(SendMessageRequestV2)) == 12
 
 
@@ -287,7 +287,7 @@ async def test_a_consumer_that_closes_waits_for_no_dead_letter_for_ever(
             retrying = asyncio.create_task((await consumer.receive()).retry(-1))
             await until(lambda: bool(broker.requests(SendMessageRequestV2)))
             closes = asyncio.get_running_loop().time()
-        assert asyncio.get_running_loop().time() - closes < 2
+        assert asyncio.get_running_loop().time() - closes < 20
         await asyncio.wait([retrying])
         assert committed(broker) in (None, 0), "it comes again to another member"
         assert holder(broker, 0) is None

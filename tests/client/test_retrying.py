@@ -307,7 +307,7 @@ async def test_a_consumer_that_closes_waits_for_no_broker_for_ever(
             await until(lambda: bool(handed_back(broker)))
             loop = asyncio.get_running_loop()
             closes = loop.time()
-        assert loop.time() - closes < 2
+        assert loop.time() - closes < 20
         assert committed(broker) in (None, 0), "it comes again to another member"
         await asyncio.wait([retrying])
 

@@ -9,9 +9,10 @@ import pymq
 TOPIC = "orders"
 """The topic that is audited."""
 
-OVERLAP_S = 5.0
+OVERLAP_S = 15.0
 """So long two members may own one queue: after a restart of their broker they come back one after the other,
-and the first one takes all queues. (Apache's: until their next rebalance, 20 s.)"""
+and the first one takes all queues. (Apache's: until their next rebalance, 20 s.)
+A machine may pause meanwhile."""
 
 
 class Auditor:

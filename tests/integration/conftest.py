@@ -12,6 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.patience import patience
+
+__all__ = ["patience"]
+
 
 @dataclass(frozen=True)
 class Standalone:

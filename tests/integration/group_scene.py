@@ -79,6 +79,11 @@ class Member:
         """What it owns."""
         return [] if self._consumer is None else self._consumer.queues()
 
+    @property
+    def client_id(self) -> str:
+        """Its name to the broker."""
+        return self._client.client_id
+
     async def _live(self) -> None:
         async with self._client as mq:
             consumer = mq.consumer(GROUP, TOPIC, order=self._order, start="first", suspend=0.02)
@@ -227,7 +232,7 @@ class Scene:
         """Wait until the members share all queues evenly, each owned once; gives the seconds that it took."""
         loop = asyncio.get_running_loop()
         began, most = loop.time(), -(-QUEUES // max(1, len(self._members)))
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(90):
             while True:
                 shares = [[q for q in member.queues if q.topic == TOPIC] for member in self._members]
                 owned = [queue for share in shares for queue in share]
@@ -329,7 +334,7 @@ async def audit(folder: Path, seed: int, order: Order, deeds: int) -> Scene:
     with short_locks():
         async with scene.running():
             await scene.play(deeds)
-            await scene.finish(patience_s=LOCK_EXPIRY_S + 5)
+            await scene.finish(patience_s=LOCK_EXPIRY_S + 27)
     return scene
 
 

@@ -62,7 +62,7 @@ class Cluster:
                 "mapped_file_size_commit_log": SEGMENT,
                 "max_message_size": 1 << 16,
                 "disk_min_free_bytes": 1,
-                "slave_timeout": 500,
+                "slave_timeout": 5_000,
                 **settings,
             }
         )
@@ -93,7 +93,7 @@ async def stop(broker: Broker) -> None:
     await broker.stop()  # type: ignore[attr-defined]
 
 
-async def until(holds: Callable[[], bool], within_s: float = 15) -> None:
+async def until(holds: Callable[[], bool], within_s: float = 60) -> None:
     """Wait for what other tasks bring about."""
     async with asyncio.timeout(within_s):
         while not holds():  # noqa: ASYNC110 - conditions are of all kinds
@@ -104,7 +104,7 @@ async def until_answered(
     cluster: Cluster, broker: Broker, topic: str, count: int, offset: int = 0
 ) -> list[bytes]:
     """The bodies of a queue, once there are so many of them."""
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(60):
         while True:
             with contextlib.suppress(ResponseError):  # the topic is not known yet
                 reply = await pull(cluster.pool, broker.address, topic, offset=offset)
@@ -115,7 +115,7 @@ async def until_answered(
 
 async def until_code(cluster: Cluster, broker: Broker, code: int) -> None:
     """Send until the answer has this code."""
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(60):
         while True:
             try:
                 await send(cluster.pool, broker.address, "T", b"x")

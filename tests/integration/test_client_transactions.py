@@ -67,7 +67,7 @@ async def test_transactions_through_a_kill_9_deliver_what_was_committed_once(tmp
         mq.consumer("audit", "orders", start="first") as consumer,
     ):
         found: list[str] = []
-        while messages := await consumer.fetch(max=1000, wait=3 if done <= set(found) else 30):
+        while messages := await consumer.fetch(max=1000, wait=3 if done <= set(found) else 90):
             for message in messages:
                 found.append(message.body.decode())
                 message.ack()

@@ -19,7 +19,7 @@ from pymq.protocol.headers.administration import CreateTopicRequest
 from pymq.transport.pool import Pool
 from tests.integration.conftest import Standalone
 
-QUICK = Settings(commit_s=0.05)
+QUICK = Settings(commit_s=0.05, call_timeout_s=20.0)
 NOW = datetime.timedelta()
 
 
@@ -73,7 +73,7 @@ async def orders(
 async def taken(consumer: pymq.Consumer, count: int) -> list[str]:
     """The bodies of `count` messages, acknowledged."""
     bodies: list[str] = []
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while len(bodies) < count:
             for message in await consumer.fetch(max=count - len(bodies)):
                 message.ack()
@@ -83,7 +83,7 @@ async def taken(consumer: pymq.Consumer, count: int) -> list[str]:
 
 async def committed(mq: pymq.Client, group: str, queue: pymq.MessageQueue, offset: int) -> pymq.GroupLag:
     """Wait until a group stands there; gives its lag."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while True:
             lag = await mq.lag(group, queue.topic)
             if {each.queue: each for each in lag.queues}[queue].consumer_offset == offset:

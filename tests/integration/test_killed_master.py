@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import datetime
 from collections import Counter
 from collections.abc import Iterator
@@ -37,6 +36,7 @@ def start(folder: Path, names: Node, role: str, broker_id: int) -> Node:
     settings: dict[str, Any] = {
         "brokerRole": role,
         "brokerId": broker_id,
+        "slaveTimeout": 20_000,
         "mappedFileSizeCommitLog": SEGMENT,
         "maxMessageSize": 1 << 16,
         "messageDelayLevel": f"1s {DELAY_S}s",
@@ -52,8 +52,8 @@ def log_bytes(folder: Path) -> bytes:
 
 async def until_a_slave_has_joined(mq: pymq.Client) -> None:
     """Send until the master waits for a slave."""
-    async with asyncio.timeout(30):
-        while (await mq.send("other", "joined?", timeout=5)).status != pymq.SendStatus.SEND_OK:  # noqa: ASYNC110
+    async with asyncio.timeout(120):
+        while (await mq.send("other", "joined?", timeout=30)).status != pymq.SendStatus.SEND_OK:  # noqa: ASYNC110
             await asyncio.sleep(0.1)
 
 
@@ -72,8 +72,11 @@ async def load_until_killed(mq: pymq.Client, master: Node, slave: Node) -> set[b
     standing_since = 0
     for number in range(200_000):
         body = b"%d" % number
-        with contextlib.suppress(pymq.BufferFull):
+        try:
             sent = mq.send_nowait("orders", body, timeout=2)
+        except pymq.BufferFull:
+            await asyncio.sleep(0.001)
+        else:
             sent.add_done_callback(lambda done, body=body: settled(done, body))  # type: ignore[misc]
         if number % 50 == 0:
             await asyncio.sleep(0.001)
@@ -93,16 +96,16 @@ async def test_no_acknowledged_message_is_missing_on_the_promoted_slave(tmp_path
     master = start(tmp_path / "master", names, "SYNC_MASTER", 0)
     slave = start(tmp_path / "slave", names, "SLAVE", 1)
     namesrv = names.address
-    async with pymq.Client(namesrv, settings=Settings(send_retries=0)) as mq:
+    async with pymq.Client(namesrv, settings=Settings(send_retries=0, call_timeout_s=20.0)) as mq:
         await until_a_slave_has_joined(mq)
-        await mq.send("later", "delayed, delivered", delay_level=1, timeout=5)
+        await mq.send("later", "delayed, delivered", delay_level=1, timeout=30)
         await asyncio.sleep(1.5)
         acknowledged_later = {b"delayed, delivered"}
         for body, options in (
             (b"delayed", {"delay_level": 2}),
             (b"timed", {"delay": datetime.timedelta(seconds=DELAY_S, milliseconds=321)}),
         ):
-            result = await mq.send("later", body, timeout=5, **options)
+            result = await mq.send("later", body, timeout=30, **options)
             assert result.status == pymq.SendStatus.SEND_OK
             acknowledged_later.add(body)
         acknowledged = await load_until_killed(mq, master, slave)
@@ -115,13 +118,13 @@ async def test_no_acknowledged_message_is_missing_on_the_promoted_slave(tmp_path
     async with pymq.Client(namesrv) as mq:
         async with mq.consumer("audit", "orders", start="first") as consumer:
             while acknowledged - set(found):
-                messages = await consumer.fetch(max=1000, wait=5)
+                messages = await consumer.fetch(max=1000, wait=60)
                 assert messages, f"{len(acknowledged - set(found))} of {len(acknowledged)} are lost"
                 for message in messages:
                     found[message.body] += 1
                     message.ack()
         later: Counter[bytes] = Counter()
-        async with mq.consumer("audit", "later", start="first") as consumer, asyncio.timeout(30):
+        async with mq.consumer("audit", "later", start="first") as consumer, asyncio.timeout(120):
             while set(later) != acknowledged_later:
                 for message in await consumer.fetch(wait=1):
                     later[message.body] += 1

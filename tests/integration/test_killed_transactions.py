@@ -27,7 +27,7 @@ pytestmark = pytest.mark.once
 LIVES = 3
 CONF = "transactionCheckInterval=200\ntransactionTimeOut=100\nflushConsumerOffsetInterval=300\n"
 GROUP = "pg"
-TIMED_OUT_S = 40
+TIMED_OUT_S = 120
 
 
 def decision(body: bytes) -> int:

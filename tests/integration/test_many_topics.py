@@ -95,12 +95,12 @@ async def test_many_topics_are_served_after_every_end_in_little_memory(tmp_path:
         await _serves(pool, running, [b"first", b"second"])
         _is_bounded(running)
         running.process.terminate()
-        assert running.process.wait(timeout=60) == 0
+        assert running.process.wait(timeout=180) == 0
         running = start_standalone(tmp_path, _CONF)
         await _serves(pool, running, [b"first", b"second"])
         await _change_some(pool, running)
         running.process.terminate()
-        assert running.process.wait(timeout=60) == 0
+        assert running.process.wait(timeout=180) == 0
     finally:
         running.process.kill()
         running.process.wait()

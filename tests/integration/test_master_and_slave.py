@@ -54,7 +54,8 @@ async def test_a_sync_master_says_what_became_of_the_slave(cluster: Cluster) -> 
 
 
 async def test_with_a_synchronous_flush_both_are_waited_for(cluster: Cluster) -> None:
-    master = await cluster.broker("master", BrokerRole.SYNC_MASTER, flush_disk_type=FlushDiskType.SYNC_FLUSH)
+    settings = {"flush_disk_type": FlushDiskType.SYNC_FLUSH, "sync_flush_timeout": 60_000}
+    master = await cluster.broker("master", BrokerRole.SYNC_MASTER, **settings)
     await cluster.broker("slave", BrokerRole.SLAVE)
     await until_code(cluster, master, 0)
     await asyncio.gather(*(send(cluster.pool, master.address, "T", b"%d" % n) for n in range(100)))
@@ -82,7 +83,7 @@ async def test_a_slave_that_is_promoted_goes_on_where_the_master_was(cluster: Cl
     await send(cluster.pool, master.address, "T", b"later", properties=delayed)
     await until_answered(cluster, slave, "T", 10)
     header = QueryConsumerOffsetRequest("consumers", "T", 0)
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(60):
         offset = -1
         while offset != 7:
             reply = await cluster.pool.call(slave.address, header, accept=(0, 22))
@@ -95,7 +96,7 @@ async def test_a_slave_that_is_promoted_goes_on_where_the_master_was(cluster: Cl
         result = await mq.send("T", "new")
         assert result.queue.broker_name == "a"
         assert result.queue_offset in (10, 11), "the delayed one may be delivered before"
-        async with mq.consumer("consumers", "T", start="first") as consumer, asyncio.timeout(20):
+        async with mq.consumer("consumers", "T", start="first") as consumer, asyncio.timeout(90):
             got: list[bytes] = []
             while len(got) < 5:
                 for message in await consumer.fetch():
@@ -115,7 +116,7 @@ async def test_a_consumer_reads_on_from_the_slave_when_the_master_has_gone(clust
     async with (
         pymq.Client(cluster.names.address, settings=settings) as mq,
         mq.consumer("consumers", "T", start="first", prefetch=1) as consumer,
-        asyncio.timeout(30),
+        asyncio.timeout(90),
     ):
         seen: list[bytes] = []
         for number in range(40):
@@ -149,7 +150,7 @@ async def test_producers_leave_out_a_master_that_has_gone_and_take_it_up_again(c
     for master in masters.values():
         await cluster.pool.call(master.address, CreateTopicRequest("T", 4, 4, 6))
     settings = Settings(poll_name_server_s=0.1, suspect_s=0.5, commit_s=0.05, rebalance_s=0.2)
-    async with pymq.Client(cluster.names.address, settings=settings) as mq, asyncio.timeout(30):
+    async with pymq.Client(cluster.names.address, settings=settings) as mq, asyncio.timeout(90):
         sent = [await mq.send("T", b"%d" % number) for number in range(16)]
         assert {result.queue.broker_name for result in sent} == {"a", "b"}
         await stop(masters["a"])
@@ -205,7 +206,7 @@ async def test_a_master_may_go_before_its_slave_has_asked_it_for_a_new_topic(
     slave = await cluster.broker("slave", BrokerRole.SLAVE)
     await cluster.pool.call(master.address, CreateTopicRequest("new", 1, 1, 6))
     await send(cluster.pool, master.address, "new", b"x")
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while cluster.log("slave") != cluster.log("master"):  # noqa: ASYNC110
             await asyncio.sleep(0.01)
     await stop(master)

@@ -23,7 +23,7 @@ COUNT = 3
 async def until_stands(cluster: Cluster, broker: Broker, offset: int) -> None:
     """Wait until a broker has this offset of the group."""
     header = QueryConsumerOffsetRequest("g", "orders", 0)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(90):
         while True:
             reply = await cluster.pool.call(broker.address, header)
             if reply.read(QueryConsumerOffsetResponse).offset == offset:

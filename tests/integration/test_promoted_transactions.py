@@ -28,7 +28,7 @@ def nothing_is_left_running() -> Iterator[None]:
 
 def start(folder: Path, names: Node, role: str, broker_id: int, **settings: Any) -> Node:
     """A broker called a."""
-    common = {"mappedFileSizeCommitLog": 1 << 20, "maxMessageSize": 1 << 16}
+    common = {"mappedFileSizeCommitLog": 1 << 20, "maxMessageSize": 1 << 16, "slaveTimeout": 20_000}
     return pymq_broker(folder, [names], "a", brokerRole=role, brokerId=broker_id, **common, **settings)
 
 

@@ -38,24 +38,24 @@ async def test_no_queue_keeps_its_old_place(
         await rebalance(self)
 
     monkeypatch.setattr(GroupMember, "_rebalance_all", slow_rebalance)
-    quick = Settings(commit_s=0.05)
+    quick = Settings(commit_s=0.05, call_timeout_s=20.0)
     got: Counter[str] = Counter()
 
     async def handle(message: pymq.ReceivedMessage) -> None:
         got[message.body.decode()] += 1
 
     async def all_came(times: int) -> None:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(90):
             while len(got) < 8 or min(got.values()) < times:  # noqa: ASYNC110 - the handlers run beside
                 await asyncio.sleep(0.01)
 
     async def all_committed() -> None:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(90):
             while (await first.lag(group, topic)).messages:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
 
     async def free_queues(consumer: pymq.Consumer) -> None:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(90):
             while len([queue for queue in consumer.queues() if queue.topic == topic]) != 2:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
 

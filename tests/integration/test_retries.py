@@ -20,7 +20,7 @@ from tests.integration.conftest import Standalone, start_standalone
 LEVELS = "messageDelayLevel=" + "1s " * 2 + "0s " * 15 + "1h\n"
 """Retries come at once, but those at the first two levels after a second, and at the last after an hour."""
 
-QUICK = Settings(poll_missing_route_s=0.1)
+QUICK = Settings(poll_missing_route_s=0.1, call_timeout_s=20.0)
 """Retry and dead-letter topics, which come into being late, are found soon."""
 
 SITS = """
@@ -52,7 +52,7 @@ async def mq(standalone: Standalone) -> AsyncIterator[pymq.Client]:
         yield client
 
 
-async def take(consumer: pymq.Consumer, within_s: float = 10.0) -> pymq.ReceivedMessage:
+async def take(consumer: pymq.Consumer, within_s: float = 60.0) -> pymq.ReceivedMessage:
     (message,) = await consumer.fetch(max=1, wait=within_s)
     return message
 
@@ -118,7 +118,9 @@ async def test_what_a_killed_consumer_was_handling_comes_to_another_member_soon(
         async with mq.consumer("killed", "sat-on", start="first") as consumer:
             loop = asyncio.get_running_loop()
             bodies: set[bytes] = set()
-            while message := next(iter(await consumer.fetch(max=1, wait=0.7)), None):
+            # Two queues are its own, with a message each at least; a third one may follow soon.
+            while batch := await consumer.fetch(max=1, wait=60 if len(bodies) < 2 else 0.7):
+                [message] = batch
                 bodies.add(message.body)
                 message.ack()
             assert 2 <= len(bodies) <= 3, "the other member's queues are its own as long as it lives"
@@ -129,7 +131,7 @@ async def test_what_a_killed_consumer_was_handling_comes_to_another_member_soon(
                 assert message.reconsume_times == 0
                 bodies.add(message.body)
                 message.ack()
-            assert loop.time() - killed_at < 2
+            assert loop.time() - killed_at < 15, "the next rebalance would come after 20 s"
     finally:
         if killed.returncode is None:
             killed.kill()
@@ -168,8 +170,8 @@ async def test_more_retry_queues_are_noticed_at_once(mq: pymq.Client, standalone
 
     await mq.send("some-topic", "so that it exists")
     async with mq.consumer("widened", "some-topic", start="first") as consumer:
-        await until(lambda: owned(consumer) == {0}, within_s=10)
+        await until(lambda: owned(consumer) == {0})
         group = SubscriptionGroupConfig("widened", retry_queue_nums=4)
         await pool.call(standalone.broker, UpdateAndCreateSubscriptionGroupRequest(), group.encode())
-        await until(lambda: owned(consumer) == {0, 1, 2, 3}, within_s=10)
+        await until(lambda: owned(consumer) == {0, 1, 2, 3})
     await pool.close()

@@ -33,7 +33,7 @@ LEVELS = "1s 2s"
 async def take_all(consumer: pymq.Consumer, count: int) -> list[str]:
     """Acknowledge messages until there are so many; gives their bodies."""
     got: list[str] = []
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(90):
         while len(got) < count:
             for message in await consumer.fetch(wait=1):
                 got.append(message.body.decode())
@@ -64,10 +64,10 @@ async def test_master_and_slave_change_places_and_back_with_messages_that_wait(
             if number:
                 got = await take_all(consumer, 2)
                 assert sorted(got) == [f"delayed {number - 1}", f"timed {number - 1}"]
-            await mq.send("later", f"delayed {number}", delay_level=2, timeout=5)
+            await mq.send("later", f"delayed {number}", delay_level=2, timeout=30)
             in_time = datetime.timedelta(seconds=2, milliseconds=number)
-            await mq.send("later", f"timed {number}", delay=in_time, timeout=5)
-        async with asyncio.timeout(15):
+            await mq.send("later", f"timed {number}", delay=in_time, timeout=30)
+        async with asyncio.timeout(60):
             while await offsets(slave) != await offsets(master):  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
         await stop(master)
@@ -91,8 +91,8 @@ async def test_a_topic_whose_messages_are_all_to_come_is_there_after_a_promotion
     await until_code(cluster, master, 0)
     await until_answered(cluster, slave, "T", 1)
     async with pymq.Client(cluster.names.address, producer_group="producers") as mq:
-        await mq.send("delayed", "a", delay_level=2, timeout=5)
-        await mq.send("timed", "b", delay=datetime.timedelta(seconds=2.5), timeout=5)
+        await mq.send("delayed", "a", delay_level=2, timeout=30)
+        await mq.send("timed", "b", delay=datetime.timedelta(seconds=2.5), timeout=30)
         async with mq.transaction("half", "c") as transaction:
             await transaction.unknown()
     await stop(master)
@@ -156,7 +156,7 @@ async def test_a_slow_consumer_goes_on_at_its_master_when_the_suggested_slave_ha
     async with (
         pymq.Client(cluster.names.address, settings=quick) as mq,
         mq.consumer("consumers", "T", start="first", prefetch=1) as consumer,
-        asyncio.timeout(30),
+        asyncio.timeout(90),
     ):
         got: list[bytes] = []
         while len(got) < 60:

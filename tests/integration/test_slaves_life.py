@@ -60,7 +60,7 @@ def asks_often(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def eventually(holds: Callable[[], Awaitable[bool]]) -> None:
     """Wait until an async check holds."""
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(60):
         while not await holds():  # noqa: ASYNC110
             await asyncio.sleep(0.02)
 
@@ -192,7 +192,7 @@ async def test_where_the_master_suggests_it_a_slow_consumer_reads_from_the_slave
     async with (
         pymq.Client(cluster.names.address, settings=Settings(pull_batch=10)) as mq,
         mq.consumer("consumers", "T", start="first") as consumer,
-        asyncio.timeout(30),
+        asyncio.timeout(90),
     ):
         got: list[bytes] = []
         while len(got) < 100:

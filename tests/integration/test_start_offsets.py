@@ -75,7 +75,7 @@ async def start(tmp_path: Path) -> AsyncIterator[Start_]:
 async def begins(mq: pymq.Client, start: Start) -> list[int]:
     """The offsets that a new group gets before that of one message more, which is sent then."""
     got: list[int] = []
-    async with mq.consumer(f"g-{next(_numbers)}", "orders", start=start) as consumer, asyncio.timeout(20):
+    async with mq.consumer(f"g-{next(_numbers)}", "orders", start=start) as consumer, asyncio.timeout(90):
         while not any(queue.topic == "orders" for queue in consumer.queues()):  # noqa: ASYNC110
             await asyncio.sleep(0.01)
         later = (await mq.send("orders", "later")).queue_offset

@@ -13,7 +13,12 @@ from tests.broker.asking import pull, records, send
 from tests.integration.conftest import start_standalone
 from tests.transport.peers import until
 
-CONF = "flushDiskType=SYNC_FLUSH\nmappedFileSizeCommitLog=1048576\nmaxMessageSize=65536\n"
+CONF = """
+flushDiskType=SYNC_FLUSH
+syncFlushTimeout=60000
+mappedFileSizeCommitLog=1048576
+maxMessageSize=65536
+"""
 SENDERS = 64
 
 
@@ -61,7 +66,7 @@ async def test_a_broker_that_is_stopped_answers_or_refuses_all_who_wait_and_keep
 
 
 async def test_a_lone_sender_is_not_kept_waiting_for_an_interval(tmp_path: Path) -> None:
-    running = start_standalone(tmp_path, CONF + "flushIntervalCommitLog=10000\n")
+    running = start_standalone(tmp_path, CONF + "flushIntervalCommitLog=60000\n")
     pool = Pool(SystemNetwork(), {})
     await send(pool, running.broker, "orders", b"warm")
     took = []
@@ -72,4 +77,4 @@ async def test_a_lone_sender_is_not_kept_waiting_for_an_interval(tmp_path: Path)
     await pool.close()
     running.process.terminate()
     running.process.wait(timeout=60)
-    assert sorted(took)[len(took) // 2] < 1.0
+    assert sorted(took)[len(took) // 2] < 6.0

@@ -12,7 +12,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-_STOP_SECONDS = 20.0
+_STOP_SECONDS = 60.0
+_PATIENCE_S = 60.0
+"""Java shares queues every 20 s, and a paused machine may let it miss its first chance."""
 
 
 class DriverError(Exception):
@@ -48,7 +50,7 @@ class Driver:
             self._answers.put(line)
         self._answers.put(b"")
 
-    def ask(self, do: str, /, *, within: float = 60.0, **fields: Any) -> Any:
+    def ask(self, do: str, /, *, within: float = 180.0, **fields: Any) -> Any:
         """Have the driver do something and give its result; DriverError when the client threw.
 
         `within` (seconds) ends a wait for a driver that hangs. Blocks: in a test with a running event loop
@@ -72,7 +74,7 @@ class Driver:
             raise DriverError(error["type"], error["code"], error["message"])
         return answer.get("result")
 
-    async def ask_async(self, do: str, /, *, within: float = 60.0, **fields: Any) -> Any:
+    async def ask_async(self, do: str, /, *, within: float = 180.0, **fields: Any) -> Any:
         """`ask` that leaves the event loop running."""
         return await asyncio.to_thread(self.ask, do, within=within, **fields)
 
@@ -127,12 +129,12 @@ class Started:
         """`send` that leaves the event loop running."""
         return await asyncio.to_thread(partial(self.send, *messages, mode=mode))
 
-    def received(self, count: int, seconds: float = 20.0) -> list[dict[str, Any]]:
+    def received(self, count: int, seconds: float = _PATIENCE_S) -> list[dict[str, Any]]:
         """All that this consumer got so far, as soon as that is `count` messages, or after `seconds`."""
         got: list[dict[str, Any]] = self.ask("received", count=count, wait_ms=int(seconds * 1000))
         return got
 
-    async def received_async(self, count: int, seconds: float = 20.0) -> list[dict[str, Any]]:
+    async def received_async(self, count: int, seconds: float = _PATIENCE_S) -> list[dict[str, Any]]:
         """`received` that leaves the event loop running."""
         return await asyncio.to_thread(self.received, count, seconds)
 

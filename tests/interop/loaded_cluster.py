@@ -23,7 +23,7 @@ from tests.interop.pymq_servers import pymq_broker, pymq_name_server
 
 TOPIC = "orders"
 SETTINGS = Settings(poll_name_server_s=1, heartbeat_s=1, commit_s=0.5)
-WITHIN_S = 60.0
+WITHIN_S = 120.0
 """Time enough for anything here."""
 
 
@@ -64,7 +64,7 @@ class Brokers:
             await self.start(name)
         for name in ("a-0", "b-0"):
             header = CreateTopicRequest(TOPIC, 4, 4, 6)
-            await self.pool.call(self[name].address, header, timeout_s=10)
+            await self.pool.call(self[name].address, header, timeout_s=60)
 
     async def start(self, name: str) -> None:
         """Start a broker on what it has stored, and wait until it is registered."""
@@ -88,7 +88,7 @@ class Brokers:
 
     async def log_end(self, name: str) -> int:
         """Where a broker's log ends."""
-        reply = await self.pool.call(self[name].address, GetBrokerRuntimeInfoRequest(), timeout_s=10)
+        reply = await self.pool.call(self[name].address, GetBrokerRuntimeInfoRequest(), timeout_s=60)
         return int(KVTable.decode(reply.body).table["commitLogMaxOffset"])
 
     async def are_level(self) -> bool:

@@ -71,7 +71,7 @@ class Tools:
                 await by.ask_async("commit_all")
             return await self.committed(group, topic) == dict(enumerate(offsets))
 
-        await eventually(f"{group} stands at {offsets}", so, 30)
+        await eventually(f"{group} stands at {offsets}", so, 60)
 
 
 async def tools_of(cluster: Cluster, java_drivers: JavaDrivers, stack: AsyncExitStack) -> Tools:

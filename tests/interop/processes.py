@@ -15,8 +15,8 @@ from functools import partial
 from pathlib import Path
 
 HOST = "127.0.0.1"
-_START_SECONDS = 60.0
-_STOP_SECONDS = 20.0
+_START_SECONDS = 120.0
+_STOP_SECONDS = 60.0
 _GET_BROKER_CLUSTER_INFO = 106
 
 
@@ -30,19 +30,38 @@ def _is_free(port: int) -> bool:
         return True
 
 
+_guards: list[socket.socket] = []
+
+
+def _held(port: int) -> socket.socket | None:
+    """A socket that holds a port, unless another one does."""
+    guard = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        guard.bind((HOST, port))
+    except OSError:
+        guard.close()
+        return None
+    return guard
+
+
 def _free_ports() -> Iterator[int]:
     """Ports P with P-2 (a broker's VIP channel) and P+1 (its HA port) free too.
 
     Below the range from which the system takes the local ports of outgoing connections, so that none of
-    the test's own connections can take one between this look and the broker's start; each process begins
-    elsewhere, so that two test runs rarely meet.
+    the test's own connections can take one between this look and the broker's start. Another test run does
+    not either: this one holds P+3 as long as it lives, and each process begins elsewhere.
     """
     span = range(20_000, 32_000, 8)
     first = os.getpid() * 7919
     for step in range(len(span)):
         port = span[(first + step) % len(span)]
+        if (guard := _held(port + 3)) is None:
+            continue
         if all(map(_is_free, (port - 2, port, port + 1))):
+            _guards.append(guard)
             yield port
+        else:
+            guard.close()
 
 
 _ports = _free_ports()
@@ -66,12 +85,12 @@ def registered(namesrv_port: int) -> set[str]:
     ask = {"code": _GET_BROKER_CLUSTER_INFO, "flag": 0, "language": "JAVA", "opaque": 1, "version": 401}
     header = json.dumps(ask).encode()
     try:
-        with socket.create_connection((HOST, namesrv_port), timeout=2.0) as connection:
+        with socket.create_connection((HOST, namesrv_port), timeout=10.0) as connection:
             connection.sendall(struct.pack(">ii", 4 + len(header), len(header)) + header)
             with connection.makefile("rb") as answer:
                 size, header_size = struct.unpack(">ii", answer.read(8))
                 body = answer.read(size - 4)[header_size & 0xFFFFFF :]
-    except OSError:
+    except (OSError, struct.error):  # it has just begun or ended
         return set()
     # Apache's body has unquoted integer keys ({0:"127.0.0.1:10911"}): take what stands between the quotes.
     return {text for text in body.decode().split('"') if text.startswith(f"{HOST}:")}

@@ -10,8 +10,8 @@ import pymq
 from pymq.client import Settings
 from tests.interop.processes import Cluster
 
-QUICK = Settings(commit_s=0.5)
-"""Apache's numbers, but for commits, which some tests wait for."""
+QUICK = Settings(commit_s=0.5, call_timeout_s=20.0)
+"""Apache's numbers, but for commits, which some tests wait for, and for patience with a paused server."""
 
 
 def python_client(cluster: Cluster, **fields: Any) -> pymq.Client:
@@ -19,7 +19,7 @@ def python_client(cluster: Cluster, **fields: Any) -> pymq.Client:
     return pymq.Client(cluster.namesrv, settings=QUICK, **fields)
 
 
-async def take(consumer: pymq.Consumer, count: int, seconds: float = 20.0) -> list[pymq.ReceivedMessage]:
+async def take(consumer: pymq.Consumer, count: int, seconds: float = 60.0) -> list[pymq.ReceivedMessage]:
     """Acknowledge messages as they come until there are `count`; those that came when time is over."""
     got: list[pymq.ReceivedMessage] = []
     loop = asyncio.get_running_loop()
@@ -56,7 +56,7 @@ def place(of: pymq.SendResult | pymq.ReceivedMessage) -> tuple[str, int, int]:
     return of.queue.broker_name, of.queue.queue_id, of.queue_offset
 
 
-async def eventually(what: str, check: Callable[[], Awaitable[object]], seconds: float = 20.0) -> None:
+async def eventually(what: str, check: Callable[[], Awaitable[object]], seconds: float = 60.0) -> None:
     """Return once an async check holds; AssertionError naming `what` after `seconds`."""
     loop = asyncio.get_running_loop()
     end = loop.time() + seconds

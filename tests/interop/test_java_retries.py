@@ -11,13 +11,14 @@ import pytest
 
 import pymq
 from pymq.client import Settings
+from pymq.errors import ResponseError
 from pymq.network import SystemNetwork
 from pymq.protocol.header import Header
 from pymq.protocol.headers.administration import CreateTopicRequest
 from pymq.protocol.headers.messaging import (
     ConsumerSendMsgBackRequest,
-    GetMaxOffsetRequest,
-    OffsetResponse,
+    QueryConsumerOffsetRequest,
+    QueryConsumerOffsetResponse,
 )
 from pymq.protocol.message_ids import decode_offset_msg_id
 from pymq.transport.pool import Pool, Reply
@@ -27,7 +28,7 @@ from tests.interop.processes import Cluster, wait_until
 from tests.interop.pymq_servers import pymq_broker, pymq_name_server
 from tests.interop.python_client import eventually, take, text
 
-QUICK = Settings(commit_s=0.5, poll_missing_route_s=0.2)
+QUICK = Settings(commit_s=0.5, poll_missing_route_s=0.2, call_timeout_s=20.0)
 LEVELS = "1s 1s" + " 0s" * 16
 """Retries come at once, unless a consumer chooses one of the first two levels."""
 ALWAYS = 99
@@ -56,7 +57,7 @@ async def ask(servers: Cluster, header: Header) -> Reply:
     """Ask the broker something."""
     pool = Pool(SystemNetwork(), {})
     try:
-        return await pool.call(servers.broker.address, header, timeout_s=10)
+        return await pool.call(servers.broker.address, header, timeout_s=60)
     finally:
         await pool.close()
 
@@ -131,7 +132,7 @@ def test_a_message_is_retried_and_buried_as_apache_does_it(
             for each in clusters
         ]
         for servers, first, consumer in zip(clusters, sent, failing, strict=True):
-            deliveries = consumer.received(3, 30) + dead_letters(java_json, servers, group)
+            deliveries = consumer.received(3) + dead_letters(java_json, servers, group)
             assert [each["reconsume_times"] for each in deliveries] == [0, 1, 2, 3]
             check_ids(first, deliveries)
             seen[servers.kind] = [as_stored(each) for each in deliveries]
@@ -143,7 +144,7 @@ def test_by_default_a_message_comes_sixteen_times_more(java_json: Driver, retryi
     topic, group = fresh("hopeless"), retried_group(retrying)
     [sent] = produce(java_json, retrying, message(topic, "x"))
     with consume(java_json, retrying, topic, group=group, later_until=ALWAYS) as consumer:
-        deliveries = consumer.received(17, 30) + dead_letters(java_json, retrying, group)
+        deliveries = consumer.received(17) + dead_letters(java_json, retrying, group)
     assert [each["reconsume_times"] for each in deliveries] == list(range(18))
     levels = [each["properties"].get("DELAY") for each in deliveries]
     assert levels == [None, *map(str, range(3, 19)), "0"]
@@ -159,7 +160,7 @@ def test_java_chooses_when_a_message_comes_again(java_json: Driver, retrying: Cl
         first, second = consumer.received(2)
     assert second["properties"]["DELAY"] == "1"
     waited_ms = second["store_ms"] - int(first["properties"]["CONSUME_START_TIME"])
-    assert 1000 <= waited_ms < 1500
+    assert 1000 <= waited_ms < 15_000
 
     topic, group = fresh("given-up"), fresh("group")
     produce(java_json, retrying, message(topic, "x"))
@@ -190,7 +191,7 @@ def test_what_pymq_cannot_take_back_java_sends_anew(java_json: Driver, retrying:
     """The stored message is damaged while a consumer handles it, who has it whole."""
     topic, group = fresh("damaged"), retried_group(retrying)
     [sent] = produce(java_json, retrying, message(topic, "sound", tags="t", broker="broker-a", queue_id=0))
-    settings = {"later_until": 1, "later_level": SECOND, "hold_ms": 1000, "max_reconsume_times": 3}
+    settings = {"later_until": 1, "later_level": SECOND, "sits_on": "sound", "max_reconsume_times": 3}
     with consume(java_json, retrying, topic, group=group, **settings) as consumer:
         consumer.received(1)
         with (retrying.broker.folder / "store/commitlog" / "0".zfill(20)).open("r+b") as log:
@@ -198,7 +199,8 @@ def test_what_pymq_cannot_take_back_java_sends_anew(java_json: Driver, retrying:
             log.seek(offset)
             log.seek(offset + log.read(300).index(b"sound"))
             log.write(b"S")
-        first, again = consumer.received(2, 30)
+        consumer.ask("let_go", count=2)
+        first, again = consumer.received(2)
     assert (again["body"], again["tags"], again["reconsume_times"]) == ("sound", "t", 1)
     assert (first["msg_id"], again["msg_id"]) == (sent["msg_id"], sent["msg_id"])
     assert (again["topic"], again["properties"]["DELAY"]) == (topic, "3")
@@ -220,9 +222,13 @@ def test_java_consumes_nothing_while_its_group_is_switched_off(
 # -- Java and Python in one group
 
 
-async def waiting(servers: Cluster) -> int:
-    """How many messages have ever waited for the first delay level."""
-    return (await ask(servers, GetMaxOffsetRequest("SCHEDULE_TOPIC_XXXX", 0))).read(OffsetResponse).offset
+async def committed(servers: Cluster, group: str, topic: str, queue_id: int) -> int:
+    """Where a group stands in a queue, -1 while it has committed nothing."""
+    try:
+        reply = await ask(servers, QueryConsumerOffsetRequest(group, topic, queue_id))
+    except ResponseError:
+        return -1
+    return reply.read(QueryConsumerOffsetResponse).offset
 
 
 def received(each: pymq.ReceivedMessage) -> dict[str, Any]:
@@ -244,24 +250,23 @@ async def test_what_fails_in_java_comes_to_python_and_the_other_way_round(
 
     async def in_java(later_until: int) -> dict[str, Any]:
         """Let a Java member have it; gives what it got."""
-        before = await waiting(retrying)
         settings = {"group": group, "later_level": SECOND, "later_until": later_until}
         async with await asyncio.to_thread(consume, java_json, retrying, topic, **settings) as consumer:
             [got] = await consumer.received_async(1)
             if got["reconsume_times"] < later_until:
-                await eventually("it is handed back", lambda: grows(before))
-            await consumer.ask_async("commit_all")
+                await eventually("it is handed back", lambda: is_handed_back(consumer))
         return got
 
-    async def grows(before: int) -> bool:
-        return await waiting(retrying) > before
+    async def is_handed_back(consumer: Started) -> bool:
+        await consumer.ask_async("commit_all")  # Java moves the offset when the broker has taken it back
+        return await committed(retrying, group, topic, sent["queue_id"]) == int(sent["queue_offset"]) + 1
 
     first = await in_java(later_until=1)
     async with (
         pymq.Client(retrying.namesrv, settings=QUICK) as mq,
         mq.consumer(group, topic, start="first") as consumer,
     ):
-        [second] = await consumer.fetch(max=1, wait=20)
+        [second] = await consumer.fetch(max=1, wait=60)
         assert (text(second), second.topic, second.tags) == ("x", topic, "t")
         await second.retry(SECOND)
     third = await in_java(later_until=0)
@@ -295,7 +300,7 @@ async def fail_until_dead(
     )
     try:
         async with mq.consumer(fresh("undertaker"), f"%DLQ%{group}", start="first") as dead_letters:
-            return deliveries + await take(dead_letters, 1, 30)
+            return deliveries + await take(dead_letters, 1)
     finally:
         consuming.cancel()
         await asyncio.wait([consuming])

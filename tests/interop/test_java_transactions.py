@@ -107,17 +107,18 @@ class Teller:
     async def begin(self, java: Driver) -> None:
         """Make the topic (Java looks for new ones every 30 s only) and start both."""
         header = CreateTopicRequest(self._topic, 2, 2, 6)
-        await self._pool.call(self._servers.broker.address, header, timeout_s=10)
+        await self._pool.call(self._servers.broker.address, header, timeout_s=60)
         self._producer = await self._start(java)
         reading: dict[str, Any] = {"group": fresh("reader"), "from": "FIRST_OFFSET", "topic": self._topic}
         self._consumer = await java.start_async("start_consumer", namesrv=self._servers.namesrv, **reading)
 
-    async def _start(self, java: Driver) -> Started:
-        return await java.start_async("start_transactions", namesrv=self._servers.namesrv, group=self._group)
+    async def _start(self, java: Driver, **fields: Any) -> Started:
+        settings = {"namesrv": self._servers.namesrv, "group": self._group} | fields
+        return await java.start_async("start_transactions", **settings)
 
     async def start_short_lived(self, java: Driver) -> None:
         """Start another producer of the group, in a process that ends."""
-        self._short_lived = await self._start(java)
+        self._short_lived = await self._start(java, undecided=True)  # should it be asked before it ends
 
     async def leave_an_orphan(self, local: str) -> None:
         """Let that one send a message."""
@@ -132,7 +133,7 @@ class Teller:
 
     async def end(self) -> Told:
         """Wait until all is decided or given up, and give what came."""
-        await eventually("the undecided one is given up", self._has_given_up, 60)
+        await eventually("the undecided one is given up", self._has_given_up, 120)
         await eventually("the last check arrives", self._is_asked_enough)
         got = await self._consumer.received_async(len(COMMITTED))
         async with (

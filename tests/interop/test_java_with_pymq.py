@@ -10,12 +10,14 @@ from typing import Any
 
 import pytest
 
-from tests.interop.conftest import fresh, message
+from tests.interop.conftest import are_prompt, fresh, message, wait_for_commits
 from tests.interop.drivers import Driver, DriverError, Started
 from tests.interop.processes import Cluster, wait_until
 
 QUEUES = 4
 SYSTEM_ERROR, MESSAGE_ILLEGAL = 1, 13
+ACCESS_BROKER_TIMEOUT = 10002
+"""Java's ClientErrorCode."""
 
 
 @pytest.fixture(scope="module")
@@ -57,19 +59,29 @@ def failure(act: Callable[[], object]) -> DriverError:
 
 
 def test_the_tutorials_producer_and_consumer_run_as_they_stand(java: Driver, cluster: Cluster) -> None:
-    sent = java.ask("tutorial_send", namesrv=cluster.namesrv, body="你好，这是第一条消息")
+    sent: dict[str, Any] = {}
+
+    def is_sent() -> bool:
+        try:
+            sent.update(java.ask("tutorial_send", namesrv=cluster.namesrv, body="你好，这是第一条消息"))
+        except DriverError as error:  # it allows a second, too little while a machine pauses
+            if error.code != ACCESS_BROKER_TIMEOUT and "timeout" not in error.message:
+                raise
+        return bool(sent)
+
+    wait_until("the tutorial's message is sent", is_sent)
     assert sent["status"] == "SEND_OK"
     with java.start("start_tutorial_consumer", namesrv=cluster.namesrv) as consumer:
         got: list[dict[str, Any]] = []
 
         def came() -> bool:
-            got[:] = [each for each in consumer.received(0) if each["msg_id"] == sent["msg_id"]]
+            got[:] = [each for each in consumer.received(0) if each["offset_msg_id"] == sent["offset_msg_id"]]
             return bool(got)
 
         wait_until("the tutorial's message comes", came)
     assert got[0]["body"] == "你好，这是第一条消息"
     assert got[0]["tags"] == "SEND_MSG"
-    assert got[0]["offset_msg_id"] == sent["offset_msg_id"]
+    assert got[0]["msg_id"] == sent["msg_id"]
     assert where(got[0]) == where(sent)
 
 
@@ -142,13 +154,12 @@ def test_a_waiting_consumer_gets_a_message_the_moment_it_arrives(
     with consume(java_json, cluster, topic) as consumer:
         producer_json.send(*(message(topic, "warm up", broker="broker-a", queue_id=q) for q in range(QUEUES)))
         assert len(consumer.received(QUEUES)) == QUEUES
-        late = []
-        for i in range(5):
+        late: list[int] = []
+        while not are_prompt(late):
             time.sleep(0.1)  # every queue's pull is held by the broker again
-            producer_json.send(message(topic, f"now {i}"))
-            got = consumer.received(QUEUES + i + 1)[-1]
+            producer_json.send(message(topic, f"now {len(late)}"))
+            got = consumer.received(QUEUES + len(late) + 1)[-1]
             late.append(int(got["properties"]["CONSUME_START_TIME"]) - got["store_ms"])
-    assert sorted(late)[2] < 200, f"milliseconds from store to listener: {late}"
 
 
 def test_every_broadcast_consumer_gets_every_message(
@@ -176,21 +187,23 @@ def test_a_group_shares_the_queues_and_hands_them_over(
                 mine, others = one.ask("assigned"), other.ask("assigned")
                 return len(mine) == len(others) == QUEUES // 2 and all(each not in others for each in mine)
 
-            wait_until("each of two members has half of the queues", halves, 10)
+            wait_until("each of two members has half of the queues", halves)
             producer_json.send(*(message(topic, f"to one {i}") for i in range(20)))
-            wait_until("all are consumed", lambda: len(one.received(0)) + len(other.received(0)) >= 20, 10)
+            wait_until("all are consumed", lambda: len(one.received(0)) + len(other.received(0)) >= 20)
             assert bodies(one.received(0) + other.received(0)) == sorted(f"to one {i}" for i in range(20))
         # the broker tells the one that is left, which need not wait for its next round (20 s)
-        wait_until("the other takes all queues", lambda: len(one.ask("assigned")) == QUEUES, 10)
+        wait_until("the other takes all queues", lambda: len(one.ask("assigned")) == QUEUES, 18)
 
 
 def test_a_group_goes_on_where_it_stopped(
-    java_json: Driver, cluster: Cluster, producer_json: Started, topic: str
+    java_json: Driver, cluster: Cluster, producer_json: Started, topic: str, admin: Started
 ) -> None:
     group = fresh("resumed")
     producer_json.send(*(message(topic, f"early {i}") for i in range(8)))
     with consume(java_json, cluster, topic, group=group) as consumer:
-        assert len(consumer.received(8)) == 8
+        got = consumer.received(8)
+        assert len(got) == 8
+        wait_for_commits(admin, group, consumer, got)
     producer_json.send(*(message(topic, f"later {i}") for i in range(8)))
     with consume(java_json, cluster, topic, group=group) as consumer:
         assert bodies(consumer.received(8)) == sorted(f"later {i}" for i in range(8))

@@ -49,7 +49,7 @@ async def trace_of(mq: pymq.Client, key: str, steps: int) -> MessageTrace:
         ended = [step for step in found[0].steps if step.result is not None] if len(found) == 1 else []
         return len(ended) >= steps
 
-    await eventually(f"{steps} steps of {key} are traced", has_come, 40)
+    await eventually(f"{steps} steps of {key} are traced", has_come, 90)
     return found[0]
 
 

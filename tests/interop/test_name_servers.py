@@ -143,7 +143,7 @@ def test_a_killed_broker_is_forgotten_by_both_at_once(
     broker = start(tmp_path, name_servers, name="broker-killed")
     assert known_to_all(broker, name_servers)
     broker.kill()
-    wait_until("both have forgotten it", lambda: known_to_none(broker, name_servers), 5)
+    wait_until("both have forgotten it", lambda: known_to_none(broker, name_servers), 30)
 
 
 def test_a_broker_is_back_at_a_restarted_apache_name_server_in_seconds(
@@ -155,7 +155,7 @@ def test_a_broker_is_back_at_a_restarted_apache_name_server_in_seconds(
         first.kill()
         second = apache_name_server(APACHE, tmp_path / "namesrv", port=first.port)
         try:
-            wait_until("registered again", lambda: known_to_all(broker, [second]), 3)
+            wait_until("registered again", lambda: known_to_all(broker, [second]), 15)
         finally:
             second.kill()
         assert known_to_all(broker, name_servers[:1])

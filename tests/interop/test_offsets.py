@@ -17,6 +17,9 @@ from tests.interop.offset_tools import Tools, stored_ms, table, tools_of
 from tests.interop.processes import Cluster
 from tests.interop.python_client import python_client, take, texts
 
+APART_S = 2.0
+"""Of two messages the nearer one to a time counts: more than may lie between those sent to two queues."""
+
 
 @pytest.fixture
 async def tools(cluster: Cluster, java_drivers: JavaDrivers) -> AsyncIterator[Tools]:
@@ -47,7 +50,7 @@ async def test_running_consumers_of_all_kinds_go_on_where_they_are_told_to(
             consumers[group] = await stack.enter_async_context(consumer)
         ours = await stack.enter_async_context(tools.client.consumer(python, topic, start="first"))
         await tools.send(topic, "early 0", "early 1")
-        await asyncio.sleep(0.3)
+        await asyncio.sleep(APART_S)
         sent = await tools.send(topic, "late 0", "late 1", "last 0", "last 1")
         since = await stored_ms(tools, topic, sent[0])
         for consumer in consumers.values():
@@ -84,7 +87,7 @@ async def test_running_consumers_of_all_kinds_go_on_where_they_are_told_to(
 
         assert texts(await take(ours, 4)) == ["last 0", "last 1", "late 0", "late 1"]
         for group, bodies in ((old_java, ["last 0", "last 1", "late 0", "late 1"]), (java, again)):
-            got = await consumers[group].received_async(6 + len(bodies), 45)
+            got = await consumers[group].received_async(6 + len(bodies), 100)
             assert sorted(each["body"] for each in got[6:]) == bodies
         for group in (old_java, java, python):
             await tools.stands(group, topic, 3, 3, by=consumers.get(group))
@@ -99,7 +102,7 @@ async def test_groups_without_consumers_are_looked_at_moved_and_copied_by_mqadmi
         sent = await tools.send(topic, *(f"old {i}" for i in range(4)))
         assert len(await take(consumer, 4)) == 4
     await tools.stands(group, topic, 2, 2)
-    await asyncio.sleep(0.2)
+    await asyncio.sleep(APART_S)
     sent = await tools.send(topic, *(f"new {i}" for i in range(5)))
 
     progress = await tools.mqadmin("consumer.ConsumerProgressSubCommand", "-g", group)
@@ -168,7 +171,7 @@ async def test_a_running_python_group_is_moved_by_a_python_client(tools_of_all: 
         other.consumer(group, topic, start="first") as consumer,
     ):
         await tools.send(topic, "m0", "m1", "m2", "m3")
-        await asyncio.sleep(0.2)  # of two messages, the one that is nearer to a time counts
+        await asyncio.sleep(APART_S)
         sent = await tools.send(topic, "m4", "m5")
         assert len(await take(consumer, 6)) == 6
         await tools.stands(group, topic, 3, 3)
@@ -199,7 +202,7 @@ async def test_mqadmin_sees_how_fast_a_member_is_and_lets_it_handle_a_message(
     async def handle(message: pymq.ReceivedMessage) -> None:
         got.append(message.body.decode())
         if message.body == b"no":
-            raise pymq.RetryLater("no")
+            raise pymq.RetryLater("no", delay_level=18)  # not while this test runs
 
     driver = await asyncio.to_thread(java_drivers, "4.9.4")
     settings = {"group": java_group, "topic": topic, "from": "FIRST_OFFSET"}
@@ -208,7 +211,7 @@ async def test_mqadmin_sees_how_fast_a_member_is_and_lets_it_handle_a_message(
     async with consumer as java:
         sent = await tools.send(topic, "yes", "no")
         assert len(await java.received_async(2)) == 2
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(90):
             while len(got) < 2:  # noqa: ASYNC110 - the handler runs beside
                 await asyncio.sleep(0.01)
 

@@ -22,8 +22,9 @@ from tests.interop.python_client import eventually, python_client, text
 QUEUES = 4
 SUSPEND_MS = 200
 TOPIC_NOT_EXIST = 17
-PATIENCE_S = 50.0
-"""Java locks at 1 s and every 20 s after its start: what 4.3.2, slow to start, owns only after that waits."""
+PATIENCE_S = 120.0
+"""Java locks at 1 s and every 20 s after its start: what 4.3.2, slow to start, owns only after that waits.
+And a lock whose holder could not give it back ends after a minute."""
 
 
 class Handled(NamedTuple):
@@ -251,7 +252,7 @@ async def failures_are_retried_in_place(group: Group) -> None:
         hard = [each for each in handled if each.queue_id == queue_id and each.body.startswith("hard")]
         assert [each.reconsume_times for each in hard] == [0, 1, 2]
         for last, each in itertools.pairwise(hard):
-            assert SUSPEND_MS - 2 <= each.begun_ms - last.ended_ms < SUSPEND_MS + 2_000
+            assert SUSPEND_MS - 2 <= each.begun_ms - last.ended_ms < SUSPEND_MS + 15_000
     assert await group.dead_letters() == 0
 
 

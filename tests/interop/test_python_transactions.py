@@ -65,6 +65,7 @@ async def test_what_is_committed_comes_and_what_is_not_never_does(
         never=[UNKNOWN, ROLLBACK],
         failing=[KeyError("the database is away"), COMMIT],
         orphan=[COMMIT],
+        slow=[COMMIT],
     )
 
     async def slow(client: pymq.Client) -> None:
@@ -101,7 +102,7 @@ async def test_what_is_committed_comes_and_what_is_not_never_does(
                 got.extend(await take(consumer, 100, seconds=0.2))
                 return {*expected} <= {*texts(got)} and checks.asked.count("never") >= 2
 
-            await eventually("what is committed arrives", all_is_decided, seconds=60)
+            await eventually("what is committed arrives", all_is_decided, seconds=120)
             await slowly
             got += await take_until_quiet(consumer, 2.0)
         if servers.kind == "pymq":
@@ -110,7 +111,8 @@ async def test_what_is_committed_comes_and_what_is_not_never_does(
         [first, *_] = [each for each in got if text(each) == "committed"]
         assert (first.msg_id, first.tags, first.keys) == (committed.transaction_id, "paid", ("k",))
         assert first.queue == committed.result.queue
-    assert "slow" not in checks.asked
+    if servers.kind == "pymq":  # Apache's may ask once more when the end is there
+        assert "slow" not in checks.asked
     assert checks.asked.count("failing") >= 2
     assert "the database is away" in caplog.text
 

@@ -27,6 +27,9 @@ from tests.interop.stored_logs import assert_same
 SEGMENT = 262_144
 MESSAGES = 60
 
+PATIENT = {"slaveTimeout": 20_000, "syncFlushTimeout": 20_000}
+"""Of a master whose slave stands still for a second: no pause of the machine is to last longer."""
+
 STORED = frozenset((0, 11, 12))
 """Answers that say that a message is stored, whatever became of it on a slave."""
 ANY = STORED | {-1}
@@ -78,7 +81,7 @@ async def fill(pool: Pool, master: Node, first: int, wanted: frozenset[int] = ST
 
 async def until_joined(pool: Pool, master: Node) -> None:
     """Send until a slave has what was sent."""
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(120):
         while await send_code(pool, master.address, b"joined?"):  # noqa: ASYNC110
             await asyncio.sleep(0.2)
 
@@ -86,7 +89,7 @@ async def until_joined(pool: Pool, master: Node) -> None:
 async def send_code(pool: Pool, address: str, body: bytes) -> int:
     """Send a message of topic T; the answer's code."""
     try:
-        await pool.call(address, send_header("T"), body, timeout_s=10)
+        await pool.call(address, send_header("T"), body, timeout_s=30)
     except PymqError as error:
         return int(getattr(error, "code", -1))
     return 0
@@ -101,7 +104,7 @@ async def test_the_logs_are_the_same_whatever_happens_to_either_and_between_them
     link = FlakyLink(master.port + 1)
     await link.start()
     through: dict[str, Any] = {"haMasterAddress": f"{HOST}:{link.port}"}
-    await pool.call(master.address, CreateTopicRequest("T", 1, 1, 6), timeout_s=10)
+    await pool.call(master.address, CreateTopicRequest("T", 1, 1, 6), timeout_s=60)
     await fill(pool, master, 0)
     link.bytes_per_s = 1 << 20
     slave = start(slave_kind, tmp_path / "slave", names, "SLAVE", **through)
@@ -109,12 +112,12 @@ async def test_the_logs_are_the_same_whatever_happens_to_either_and_between_them
         await until_joined(pool, master)
         link.cut_after(20_001)  # within a block
         sending = asyncio.ensure_future(fill(pool, master, 100, ANY))
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(90):
             while not link.was_cut:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
         master.kill()
         await sending
-        master = start(master_kind, tmp_path / "master", names, "SYNC_MASTER", port=master.port)
+        master = start(master_kind, tmp_path / "master", names, "SYNC_MASTER", master.port, **PATIENT)
         await fill(pool, master, 200)
         await until_joined(pool, master)
         slave.kill()

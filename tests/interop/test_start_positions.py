@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import datetime
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack
@@ -126,10 +128,16 @@ async def _go_on_in_turn(tools: Tools, java_json: Driver) -> None:
     async with await start_java() as consumer:
         await tools.send(topic, "a", "b", "c")
         assert len(await consumer.received_async(3)) == 3
-        await consumer.ask_async("commit_all")
         java_id = str(consumer.client_id)
-    file = folder / java_id / group / "offsets.json"
-    assert file.exists()
+        file = folder / java_id / group / "offsets.json"
+
+        async def is_written() -> bool:
+            await consumer.ask_async("commit_all")
+            with contextlib.suppress(FileNotFoundError):  # while it is written anew
+                return sum(map(int, re.findall(r"\}:(\d+)", file.read_text()))) == 3
+            return False
+
+        await eventually("all three are in its file", is_written)
     hand_over = _same_address(folder, java_id, mine.client_id)
 
     hand_over(java_id, mine.client_id)

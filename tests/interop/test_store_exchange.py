@@ -154,12 +154,18 @@ class Exchange:
     async def send_many(self) -> None:
         """Messages of many sizes to each queue, with tags, two keys, and a unique key."""
         for topic, queues in TOPICS.items():
+            ends = [0] * queues
             for i in range(MESSAGES):
                 key = f"{topic}-{self._life}-{i}"
                 unique = _unique_key(topic, self._life, i)
                 text = f"KEYS\1{key} 键{i}\2UNIQ_KEY\1{unique}\2TAGS\1tag{i % 4}"
                 body = f"消息 {key} ".encode() * (1 + i * 7 % 90)
-                await send(self._pool, self.address, topic, body, queue_id=i % queues, properties=text)
+                sent = await send(self._pool, self.address, topic, body, queue_id=i % queues, properties=text)
+                ends[i % queues] = sent.queue_offset + 1
+            async with asyncio.timeout(60):  # Apache serves and indexes what it has taken a moment later
+                for queue_id, end in enumerate(ends):
+                    while await self._end_of(topic, queue_id) < end:  # noqa: ASYNC110 - a broker's doing
+                        await asyncio.sleep(0.05)
 
     async def send_alone(self, body: bytes) -> int:
         """One to the topic `ALONE`; gives its number."""
@@ -175,7 +181,7 @@ class Exchange:
         for level in (1, 2, 3):
             text = f"DELAY\1{level}\2UNIQ_KEY\1DELAYED{self._life}{level}"
             await send(self._pool, self.address, "bills", b"later", properties=text)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while await self._is_undelivered():  # noqa: ASYNC110 - a broker's doing
                 await asyncio.sleep(0.1)
 

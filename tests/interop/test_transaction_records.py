@@ -100,7 +100,7 @@ class Teller:
                 if name in ENDS:
                     assert await producer.end(half, ENDS[name]) == 0
             producer.answers[b"checked"] = COMMIT
-            await eventually("all is decided", self._is_over, 60)
+            await eventually("all is decided", self._is_over, 120)
             return self._stored()
 
     async def _is_over(self) -> bool:

@@ -375,7 +375,7 @@ async def test_a_real_disk_is_searched_beside_the_loop(tmp_path: Path) -> None:
         assert not can_go_on.is_set()
         put(store, "T2", body=b"meanwhile")
         can_go_on.clear()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await can_go_on.wait()
         assert [r.body for r in read_queue(store, "T1", 0)] == [b"%d" % n for n in range(1, COUNT, 3)]
         store.close()

@@ -54,7 +54,7 @@ if how == "filled":
     ballast.unlink()
 else:
     assert ballast.exists() is False
-deadline = time.monotonic() + 20
+deadline = time.monotonic() + 90
 while count("all") < stored and time.monotonic() < deadline:
     time.sleep(0.02)
     turn()

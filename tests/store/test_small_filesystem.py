@@ -62,7 +62,7 @@ def in_small_filesystem(folder: Path, commands: list[list[str]]) -> subprocess.C
         ["unshare", "--map-root-user", "--mount", "sh", "-c", script],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=180,
     )
 
 

@@ -41,7 +41,7 @@ async def test_what_cannot_be_listened_on_is_one_error(host: str, port: int, pee
 
 async def test_an_idle_connection_is_closed_and_a_busy_one_is_not(peers: Peers) -> None:
     ended: list[Connection] = []
-    server, port = await peers.server(idle_timeout_s=0.24, on_close=ended.append)
+    server, port = await peers.server(idle_timeout_s=1.5, on_close=ended.append)
     idle, busy = await peers.raw(port), await peers.raw(port)
     await until(lambda: len(server.connections) == 2)
     closed = asyncio.ensure_future(idle.command())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec import field
 
-from pymq.protocol.bodies.body import Body, Int
+from pymq.protocol.bodies.body import Body, Int, Long
 from pymq.protocol.bodies.heartbeat import ConsumeFromWhere, ConsumeType, MessageModel
 from pymq.protocol.bodies.subscription import SubscriptionData
 
@@ -32,6 +32,23 @@ class ProducerConnection(Body):
     """The members of a producer group (answer to 204)."""
 
     connection_set: list[ConnectionData] = field(default_factory=list)
+
+
+class ProducerInfo(Body):
+    """One client of a producer group. `remote_ip` is `/ip:port`; `last_update_timestamp` is when it was last
+    heard of, ms since 1970."""
+
+    client_id: str
+    remote_ip: str = field(name="remoteIP")
+    language: str = "JAVA"
+    version: Int = 0
+    last_update_timestamp: Long = 0
+
+
+class ProducerTableInfo(Body):
+    """All producer groups with their members (answer to 328, wire.md §4.5)."""
+
+    data: dict[str, list[ProducerInfo]] = field(default_factory=dict)
 
 
 class CheckClientConfigBody(Body):

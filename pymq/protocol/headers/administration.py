@@ -185,6 +185,12 @@ class GetProducerConnectionListRequest(Header):
     producer_group: str
 
 
+class GetAllProducerInfoRequest(Header):
+    """All producer groups with their members (code 328)."""
+
+    code = RequestCode.GET_ALL_PRODUCER_INFO
+
+
 class GetSystemTopicListFromBrokerRequest(Header):
     """The broker's system topics (code 305)."""
 

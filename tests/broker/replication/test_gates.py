@@ -195,7 +195,7 @@ async def test_a_stop_waits_for_the_slaves_word() -> None:
     await turn()
     assert not closing.done()
     world.acknowledge()
-    await asyncio.wait_for(closing, 5)
+    await asyncio.wait_for(closing, 30)
     await turn()
     assert client.codes() == {1: 0}
 

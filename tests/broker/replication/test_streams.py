@@ -24,7 +24,7 @@ MIB = 1 << 20
 
 async def until(holds: Callable[[], bool]) -> None:
     """Wait for what the loop and the sockets bring about."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not holds():  # noqa: ASYNC110 - the sockets' doing
             await asyncio.sleep(0.001)
 

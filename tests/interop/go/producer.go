@@ -12,7 +12,7 @@ import (
 	"github.com/apache/rocketmq-client-go/v2/producer"
 )
 
-const sendTimeout = 3 * time.Second
+const sendTimeout = 30 * time.Second
 
 var instances = 0
 

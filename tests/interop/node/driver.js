@@ -17,6 +17,7 @@ function options(ask) {
     logger,
     httpclient: {}, // wanted by ali-ons, used only to ask Aliyun for its name servers
     nameSrv: ask.namesrv.split(';'),
+    sendMsgTimeout: 30000,
     instanceName: `node-${process.pid}-${instances}`,
   };
 }

@@ -20,6 +20,8 @@ import org.apache.rocketmq.common.message.MessageExt;
  */
 public final class TimedMessages {
     private static final int DELIVERED = 4;
+    /** Long enough that a pause of the machine does not let it be delivered before it is recalled. */
+    private static final long RECALLED_MS = 8000;
 
     public static void main(String[] args) throws Exception {
         PrintStream answers = new PrintStream(System.out, true, StandardCharsets.UTF_8);
@@ -29,6 +31,7 @@ public final class TimedMessages {
         CountDownLatch delivered = new CountDownLatch(DELIVERED);
         DefaultMQProducer producer = new DefaultMQProducer("timing");
         producer.setNamesrvAddr(namesrv);
+        producer.setSendMsgTimeout(30_000);
         producer.start();
         producer.send(message(topic, "now"));
         DefaultMQPushConsumer consumer = new DefaultMQPushConsumer("timed-" + topic);
@@ -49,14 +52,14 @@ public final class TimedMessages {
         seconds.setDelayTimeSec(2);
         sent(answers, "seconds", System.currentTimeMillis() + 2000, producer.send(seconds));
         Message recalled = message(topic, "recalled");
-        recalled.setDelayTimeMs(2500);
+        recalled.setDelayTimeMs(RECALLED_MS);
         SendResult result = producer.send(recalled);
         answers.println(String.join("\t", "recalled", result.getMsgId(),
             producer.recallMessage(topic, result.getRecallHandle())));
         Message millis = message(topic, "millis");
         millis.setDelayTimeMs(1500);
         sent(answers, "millis", System.currentTimeMillis() + 1500, producer.send(millis));
-        long due = System.currentTimeMillis() + 3000;
+        long due = System.currentTimeMillis() + RECALLED_MS + 500;
         Message time = message(topic, "time");
         time.setDeliverTimeMs(due);
         sent(answers, "time", due, producer.send(time));
@@ -68,7 +71,7 @@ public final class TimedMessages {
             answers.println(String.join("\t", "refused", String.valueOf(refused.getResponseCode()),
                 refused.getErrorMessage()));
         }
-        delivered.await(20, TimeUnit.SECONDS);
+        delivered.await(60, TimeUnit.SECONDS);
         consumer.shutdown();
         producer.shutdown();
         System.exit(0);

@@ -58,7 +58,7 @@ final class Admins {
     }
 
     private Object start(JSONObject ask) throws Exception {
-        DefaultMQAdminExt client = new DefaultMQAdminExt();
+        DefaultMQAdminExt client = new DefaultMQAdminExt(30_000L);
         client.setNamesrvAddr(ask.getString("namesrv"));
         client.setInstanceName(driver.instanceName());
         client.start();
@@ -126,7 +126,7 @@ final class Admins {
         });
         operations.put("groups", (client, ask) -> {
             JSONObject json = new JSONObject();
-            for (SubscriptionGroupConfig group : client.getAllSubscriptionGroup(ask.getString("addr"), 3000)
+            for (SubscriptionGroupConfig group : client.getAllSubscriptionGroup(ask.getString("addr"), 30_000)
                 .getSubscriptionGroupTable().values()) {
                 JSONObject row = new JSONObject();
                 row.put("retry_max_times", group.getRetryMaxTimes());
@@ -221,7 +221,7 @@ final class Admins {
             method = DefaultMQAdminExt.class.getMethod("getAllTopicGroup", String.class, long.class);
         }
         TopicConfigSerializeWrapper found =
-            (TopicConfigSerializeWrapper) method.invoke(client, ask.getString("addr"), 3000L);
+            (TopicConfigSerializeWrapper) method.invoke(client, ask.getString("addr"), 30_000L);
         JSONObject json = new JSONObject();
         for (TopicConfig config : found.getTopicConfigTable().values()) {
             JSONObject row = new JSONObject();

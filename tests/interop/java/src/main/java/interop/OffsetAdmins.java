@@ -58,7 +58,7 @@ final class OffsetAdmins {
             return rows;
         });
         operations.put("broker_consume_stats", (client, ask) -> {
-            ConsumeStatsList found = client.fetchConsumeStatsInBroker(ask.getString("addr"), false, 3000);
+            ConsumeStatsList found = client.fetchConsumeStatsInBroker(ask.getString("addr"), false, 30_000);
             JSONObject json = new JSONObject();
             json.put("total_diff", found.getTotalDiff());
             JSONObject groups = new JSONObject();

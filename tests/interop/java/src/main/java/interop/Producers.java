@@ -42,9 +42,8 @@ final class Producers {
         DefaultMQProducer client = Traces.producer(ask);
         client.setNamesrvAddr(ask.getString("namesrv"));
         client.setInstanceName(driver.instanceName());
-        if (ask.containsKey("timeout_ms")) {
-            client.setSendMsgTimeout(ask.getIntValue("timeout_ms"));
-        }
+        // By default long enough that a pause of the machine makes it send nothing twice.
+        client.setSendMsgTimeout(ask.containsKey("timeout_ms") ? ask.getIntValue("timeout_ms") : 30_000);
         if (ask.containsKey("retries")) {
             client.setRetryTimesWhenSendFailed(ask.getIntValue("retries"));
         }
@@ -114,7 +113,7 @@ final class Producers {
                 }
             });
         }
-        if (!open.await(30, TimeUnit.SECONDS)) {
+        if (!open.await(60, TimeUnit.SECONDS)) {
             throw new IllegalStateException(open.getCount() + " callbacks did not come");
         }
         return results;

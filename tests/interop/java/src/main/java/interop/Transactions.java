@@ -38,9 +38,12 @@ final class Transactions {
     private static final class Producer implements Driver.Running, TransactionListener {
         final TransactionMQProducer client;
         final List<JSONObject> checks = new ArrayList<>();
+        /** Whether it decides nothing when it is asked. */
+        final boolean isUndecided;
 
-        Producer(TransactionMQProducer client) {
+        Producer(TransactionMQProducer client, boolean isUndecided) {
             this.client = client;
+            this.isUndecided = isUndecided;
         }
 
         @Override
@@ -60,7 +63,7 @@ final class Transactions {
             synchronized (checks) {
                 checks.add(check);
             }
-            return state(word);
+            return isUndecided ? LocalTransactionState.UNKNOW : state(word);
         }
 
         @Override
@@ -89,10 +92,11 @@ final class Transactions {
 
     private Object start(JSONObject ask) throws Exception {
         TransactionMQProducer client = Traces.transactions(ask);
-        Producer producer = new Producer(client);
+        Producer producer = new Producer(client, ask.getBooleanValue("undecided"));
         client.setNamesrvAddr(ask.getString("namesrv"));
         client.setInstanceName(driver.instanceName());
         client.setHeartbeatBrokerInterval(500); // known soon to a broker that starts anew
+        client.setSendMsgTimeout(30_000); // no half message is sent twice because the machine paused
         client.setTransactionListener(producer);
         client.start();
         driver.started(ask.getString("name"), producer);
