@@ -5,8 +5,8 @@ SYNC_MASTER. A gate opens as its watermark grows, for all who stand before the n
 sends each on to the next gate or to the client, in one write for each connection. Times count from the send,
 so that disk and slave are waited for side by side. The first of a turn of the loop to come asks for a flush
 at the turn's end, so that those who come in one turn share it; who comes while the disk works shares the
-next. In a long turn each whole block goes before its end, to the slaves and to a disk that is idle, so that
-they work beside the loop and not after it. No message has a task, a future or a timer of its own.
+next. To the slaves goes what there is at the turn's end, and before that each whole block, so that they work
+beside the master and not after it. No message has a task, a future or a timer of its own.
 """
 
 from __future__ import annotations
@@ -26,9 +26,6 @@ from pymq.store.messagestore import MessageStore
 from pymq.store.watermark import Watermark
 from pymq.transport.connection import Connection
 from pymq.transport.dispatch import Answer, Request
-
-FLUSH_BLOCK = 8 * 1024
-"""As many bytes of a turn are flushed before its end."""
 
 
 class Held(msgspec.Struct, gc=False):
@@ -196,8 +193,6 @@ class Acknowledgements:
         self._slave_timeout_s = slave_timeout_ms / 1000
         self._now = 0.0
         self._is_due = False
-        self._flush_due = 0
-        """Once the log goes to this physical offset, a whole block waits to be flushed."""
         self._timer: asyncio.TimerHandle | None = None
         self._rings_at = 0.0
         self._emptied: asyncio.Event | None = None
@@ -218,7 +213,6 @@ class Acknowledgements:
         """
         if not self._is_due:
             self.flush_soon()
-            self._flush_due = end_offset + FLUSH_BLOCK
         slaves = self._slaves
         needs_slave = slaves is not None and end_offset < slaves.reach
         if not needs_slave and slaves is not None and tells_slave:
@@ -228,9 +222,6 @@ class Acknowledgements:
         held = Held(end_offset, self._now, request.connection, command, answer, needs_slave, tells_slave)
         if self._flushed is not None:
             self._flushed.hold(held)
-            if end_offset >= self._flush_due:
-                self._flush_due = end_offset + FLUSH_BLOCK
-                self._store.flush_now()
         elif needs_slave and self._copied is not None:
             self._copied.hold(held)
         else:

@@ -123,22 +123,6 @@ async def test_all_senders_of_one_turn_share_a_flush_and_a_connections_answers_s
     assert world.disk.jobs == []
 
 
-async def test_in_a_long_turn_a_whole_block_is_flushed_before_its_end() -> None:
-    world = World()
-    client = world.client()
-    client.send(*range(100))  # in one turn: nothing is awaited
-    assert b"m1" not in world.durable
-    world.disk.run_jobs()  # the disk is quick: it is done before the turn is over
-    assert b"m1" in world.durable
-    await turn()
-    first = client.codes()
-    assert 0 < len(first) < 100
-
-    world.disk.run_jobs()  # the rest shares one flush
-    await turn()
-    assert first | client.codes() == dict.fromkeys(range(100), 0)
-
-
 async def test_who_comes_while_the_disk_works_shares_the_next_flush() -> None:
     world = World()
     client = world.client()
