@@ -10,6 +10,7 @@ from pymq.store.consumequeue import CQ_STORE_UNIT_SIZE
 from pymq.store.messagestore import MessageStore
 from pymq.store.store_config import StoreConfig
 from pymq.store.tags_codes import SCHEDULE_TOPIC
+from tests.broker.standing_loop import at_once
 from tests.sim import SimClock
 from tests.store.making import BORN_HOST, STORE_HOST
 from tests.store.sim_disk import SimDisk
@@ -82,13 +83,7 @@ class World:
     def stop(self) -> None:
         """A clean end."""
         self.delays.stop()
-        settling = self.offsets.settle()
-        try:
-            settling.send(None)
-        except StopIteration:
-            pass
-        else:
-            raise AssertionError("the offsets do not settle")
+        at_once(self.offsets.settle())
         self.store.close()
 
     def kill(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
 
 
 def in_a_loop(story: object) -> None:
@@ -13,3 +14,12 @@ def in_a_loop(story: object) -> None:
         story()
 
     asyncio.run(run())
+
+
+def at_once(work: Coroutine[object, None, object]) -> None:
+    """Run work that has nothing to wait for. AssertionError when it waits all the same."""
+    try:
+        work.send(None)
+    except StopIteration:
+        return
+    raise AssertionError(f"{work} waits")

@@ -13,6 +13,7 @@ from pymq.store.messagestore import MessageStore
 from pymq.store.retention import RetentionRules
 from pymq.store.store_config import StoreConfig
 from pymq.store.timer_journal import TIMER_TOPIC, TimerJournal
+from tests.broker.standing_loop import at_once
 from tests.sim import SimClock
 from tests.store.making import BORN_HOST, STORE_HOST
 from tests.store.sim_disk import SimDisk
@@ -101,13 +102,7 @@ class TimedWorld:
         """A clean end."""
         self.timers.stop()
         self.rolls.stop()
-        settling = self.saves.settle()
-        try:
-            settling.send(None)
-        except StopIteration:
-            pass
-        else:
-            raise AssertionError("the journal does not settle")
+        at_once(self.saves.settle())
         self.store.close()
 
     def kill(self) -> None:
