@@ -304,19 +304,38 @@ class Broker:
         starting: AsyncExitStack,
     ) -> SlaveLife:
         """Follow the master that the name servers tell of, until the broker stops."""
-        topics = tables.topics
+        topics, offsets = tables.topics, tables.offsets
+
+        def topics_deleted(names: list[str]) -> None:
+            for name in names:
+                offsets.remove_topic(name)
+            slave.tables.void_offsets()
+
+        def groups_deleted(names: list[str]) -> None:
+            for name in names:
+                offsets.remove_group(name)
+            slave.tables.void_offsets()
+
+        cleaned = None
+
+        def level() -> None:
+            nonlocal cleaned
+            if topics.data_version != cleaned:  # not every ten seconds: there may be many queues
+                cleaned = topics.data_version
+                _delete_unused(topics, store)
+
         slave = SlaveLife(
             self._config,
             store.replica(),
             sources(
-                CopiedTopics(topics, tables.saved_topics.changed),
-                CopiedGroups(tables.groups, tables.saved_groups.changed),
-                CopiedOffsets(tables.offsets),
+                CopiedTopics(topics, tables.saved_topics.changed, topics_deleted),
+                CopiedGroups(tables.groups, tables.saved_groups.changed, groups_deleted),
+                CopiedOffsets(offsets, level),
                 CopiedDelayOffsets(delay_offsets),
             ),
             lambda topic: topics.get(topic) is not None or topics.is_system(topic),
             lambda: _find_lost_topics(topics, store),
-            tables.offsets.remove_queue,
+            offsets.remove_queue,
             self._network,
             self._clock,
         )
@@ -459,6 +478,19 @@ def _find_lost_topics(topics: TopicTable, store: MessageStore) -> None:
             newest_ms[topic] = max(stored_ms, newest_ms.get(topic, -1))
     for topic, queue_id in last_queue.items():
         topics.found(topic, queue_id, newest_ms[topic])
+
+
+def _delete_unused(topics: TopicTable, store: MessageStore) -> None:
+    """Delete the queues of topics that were deleted on the master: made anew, they would begin with those."""
+    newest_ms: dict[str, int] = {}
+    for topic, queue_id in store.queues():
+        if topics.get(topic) is None and not topics.is_system(topic):
+            stored_ms = store.store_time(topic, queue_id, store.max_offset(topic, queue_id) - 1)
+            newest_ms[topic] = max(stored_ms, newest_ms.get(topic, -1))
+    for topic, stored_ms in newest_ms.items():
+        if 0 <= stored_ms < topics.saved_ms - 1:  # else it may have been made after the master was asked
+            log.info("the queues of topic %s, deleted on the master, are deleted", topic)
+            store.delete_topic(topic)
 
 
 async def _flush_in_time(store: MessageStore) -> None:

@@ -55,7 +55,7 @@ class OffsetStore(Protocol):
     def confirm(self, queues: Iterable[MessageQueue]) -> None:
         """These are this member's, as it was told just now.
 
-        Where a broker may have forgotten what was committed of them, the next commit says it again.
+        What was committed of them may have been forgotten or set back: the next commit says it again.
         """
         ...
 
@@ -77,7 +77,7 @@ class BrokerOffsets:
         self._timeout_s = timeout_s
         self._wait_s = wait_s
         self._stored: dict[MessageQueue, int] = {}  # what the broker is known to have
-        self._told: dict[MessageQueue, Connection] = {}  # by which connection it was told so
+        self._told: set[MessageQueue] = set()  # those whose offset it has from this member
         self._begun: set[tuple[str, str]] = set()  # topic and broker that have some offset of the group
         self._last: asyncio.Future[None] | None = None
 
@@ -90,7 +90,7 @@ class BrokerOffsets:
             accept=(ResponseCode.SUCCESS, ResponseCode.QUERY_NOT_FOUND),
         )
         self._stored.pop(queue, None)
-        self._told.pop(queue, None)
+        self._told.discard(queue)
         if reply.code == ResponseCode.QUERY_NOT_FOUND:
             return None
         offset = reply.read(QueryConsumerOffsetResponse).offset
@@ -119,16 +119,17 @@ class BrokerOffsets:
         await asyncio.shield(self._last)
 
     def confirm(self, queues: Iterable[MessageQueue]) -> None:
-        """As OffsetStore.confirm, for what was committed over another connection than the one there is now.
+        """As OffsetStore.confirm, for what was committed by this member.
 
-        A broker that was killed has forgotten its last seconds, and a master never heard what its slave was
-        told. That is not said again before it is known whose a queue is: while this member was cut off,
-        another one may have had it and come further.
+        A broker that was killed has forgotten its last seconds, a master never heard what its slave was told,
+        and a former owner that was stuck may have given its queue up late, and set the offset back. That is
+        not said again before it is known whose a queue is: while this member was cut off, another one may
+        have had it and come further.
         """
         for queue in queues:
-            told = self._told.get(queue)
-            if told is not None and self._connected(queue) not in (told, None):
-                del self._stored[queue], self._told[queue]
+            if queue in self._told and self._connected(queue) is not None:
+                del self._stored[queue]
+                self._told.remove(queue)
 
     def _connected(self, queue: MessageQueue) -> Connection | None:
         with contextlib.suppress(ConnectFailed):
@@ -184,9 +185,9 @@ class BrokerOffsets:
             log.warning("committing offset %d of %s for group %s: %s", offset, queue, self._group, error)
         else:
             self._begun.add((queue.topic, queue.broker_name))
-            if (connection := self._pool.connected(address)) is not None:
+            if self._pool.connected(address) is not None:
                 self._stored[queue] = offset
-                self._told[queue] = connection
+                self._told.add(queue)
 
     def _address(self, queue: MessageQueue) -> str:
         replicas = self._routes.replicas(queue.broker_name)

@@ -49,7 +49,8 @@ class Message(msgspec.Struct):
         keys: by which the message can be looked up; a single text, or several without blanks in them.
         properties: names and values of your own.
         flag: a number of your own, 32 bits.
-        shard_by: messages with the same value go to the same queue, in the order they are sent.
+        shard_by: messages with the same value go to the same queue, in the order they are sent; one that has
+            to be sent again after a failure may come behind later ones.
         delay: how long it waits at the broker, up to three days unless it is set otherwise. Brokers before
             5.0 know levels only: to them one that is just that of a level (1s 5s 10s 30s 1m … 10m 20m 30m 1h
             2h) is sent as the level, which their messageDelayLevel may have another time for; others need a

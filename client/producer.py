@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Hashable, Mapping, Sequence
 
 import msgspec
 
@@ -24,6 +25,7 @@ from pymq.client.sender import Sender
 from pymq.client.sending import Sending
 from pymq.client.settings import Settings
 from pymq.client.topic_route import TopicRoute
+from pymq.client.turns import Turns
 from pymq.errors import PymqError
 from pymq.protocol import properties as names
 from pymq.protocol.bodies import MessageQueue
@@ -50,6 +52,7 @@ class Producer:
         self._in_namespace = {names.INSTANCE_ID: namespace.name} if namespace.name else NO_PROPERTIES
         self._unique_keys = unique_keys
         self._settings = settings
+        self._turns = Turns()
         self._in_flight: dict[asyncio.Task[SendResult], int] = {}
         self._in_flight_bytes = 0
 
@@ -68,9 +71,15 @@ class Producer:
         `own`: RocketMQ's own properties; `is_async`: it is tried as often as `send_nowait` tries.
         Raises MessageInvalid, RouteNotFound, NameServersUnreachable, SendFailed, and what a selector raises.
         """
-        sending = await self._prepare(self._namespace.wrap(topic), message, timeout_s, queue, own)
-        sending.is_async = is_async
-        return self._told((await self._sender.deliver(sending))[0])
+        topic = self._namespace.wrap(topic)
+        started = asyncio.get_running_loop().time()
+        lane = _lane(topic, message, queue)
+        turn = None if lane is None else self._turns.next(lane, started + timeout_s)
+        async with turn or contextlib.nullcontext():
+            sending = await self._prepare(topic, message, timeout_s, queue, own)
+            sending.started, sending.deadline = started, started + timeout_s
+            sending.is_async, sending.turn = is_async, turn
+            return self._told((await self._sender.deliver(sending))[0])
 
     async def reply(
         self, topic: str, message: Message, timeout_s: float, own: Mapping[str, str], near: str
@@ -266,6 +275,13 @@ class Producer:
             parts[-1].append(index)
             filled += size
         return parts
+
+
+def _lane(topic: str, message: Message, queue: MessageQueue | QueueSelector | None) -> Hashable:
+    """What messages have in common that are to keep their order; None for one that may go anywhere."""
+    if queue is None:
+        return None if message.shard_by is None else (topic, message.shard_by)
+    return queue if isinstance(queue, MessageQueue) else (topic, None)
 
 
 def is_delayed(message: Message) -> bool:

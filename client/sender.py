@@ -80,7 +80,14 @@ class Sender:
         attempts_left = 1 + (settings.send_async_retries if sending.is_async else settings.send_retries)
         last: str | None = None
         while True:
-            queue = self._pick(await self.route(sending), sending, last)
+            try:
+                queue = self._pick(await self.route(sending), sending, last)
+            except PymqError as error:
+                if sending.results:
+                    return sending.results
+                if sending.attempts:  # the route is lost since: what was tried tells more
+                    raise await self._final(sending) from error
+                raise
             if queue.broker_name == last:
                 await self._pause(sending)
             began = loop.time()
@@ -208,6 +215,8 @@ class Sender:
         outgoing = sending.outgoing
         if outgoing.is_timed:
             outgoing = await self._as_kept(connection, sending)
+        if sending.turn is not None:
+            sending.turn.over()  # who comes next runs after the call has written this one
         command = await connection.call(
             self._header(sending, queue, outgoing), outgoing.body, timeout_s=_time_left(sending)
         )
@@ -259,6 +268,8 @@ class Sender:
 
     def _failed(self, sending: Sending, queue: MessageQueue, error: PymqError) -> None:
         """Note a failure; remember a broker that gave no answer, and ask for the routes anew."""
+        if sending.turn is not None:
+            sending.turn.over()
         address = self._routes.address(queue.broker_name) or ""
         sending.attempts.append(Attempt(queue.broker_name, address, error))
         if isinstance(error, TransportError):

@@ -8,6 +8,7 @@ from pymq.client.failures import Attempt
 from pymq.client.outgoing import Outgoing
 from pymq.client.queue_choice import QueueSelector
 from pymq.client.send_result import STATUS_BY_CODE, SendResult
+from pymq.client.turns import Turn
 from pymq.errors import ResponseError
 from pymq.protocol.bodies import MessageQueue
 from pymq.protocol.command import Command
@@ -28,6 +29,7 @@ class Sending(msgspec.Struct):
         near: name of the broker that is tried first, if it has the topic.
         select: picks its queue when the route is known, unless None.
         is_async: nobody waits for it (`send_nowait`).
+        turn: over when it is written, unless None.
         attempts: the tries that failed.
         results: what a broker said that has stored it less safely than it should.
     """
@@ -41,6 +43,7 @@ class Sending(msgspec.Struct):
     near: str | None = None
     select: QueueSelector | None = None
     is_async: bool = False
+    turn: Turn | None = None
     attempts: list[Attempt] = []
     results: list[SendResult] = []
 

@@ -272,6 +272,8 @@ class TransactionProducer:
         def ended(task: asyncio.Task[None]) -> None:
             del self._ending[half.msg_id]
             self._states.ending.discard(half.msg_id)
+            if state is TransactionState.COMMIT and not task.cancelled() and task.exception() is None:
+                self._states.confirmed(half.msg_id)
 
         ending.add_done_callback(ended)
         return ending

@@ -165,6 +165,9 @@ class TransactionChecks:
                 "the %s of transaction %s is not confirmed: %s; the broker will ask again",
                 state, copy.msg_id, error,
             )  # fmt: skip
+        else:
+            if state is TransactionState.COMMIT:
+                self._states.confirmed(copy.msg_id)
 
     async def _check(self, message: ReceivedMessage) -> TransactionState:
         assert self._call is not None

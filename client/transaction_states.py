@@ -9,7 +9,7 @@ from typing import Final
 import msgspec
 
 REMEMBERED: Final = 10_000
-"""Ends that are remembered; the oldest ones are forgotten."""
+"""Ends that are remembered, the oldest ones are forgotten; but no commit before a broker has confirmed it."""
 
 
 class TransactionState(enum.StrEnum):
@@ -60,6 +60,7 @@ class TransactionStates:
         self.ending: set[str] = set()
         self._open: dict[str, Half] = {}
         self._decided: dict[str, _Decision] = {}
+        self._unconfirmed: dict[str, _Decision] = {}
 
     def begin(self, half: Half) -> None:
         """A transaction is open from now on: its half message is about to be sent."""
@@ -69,10 +70,22 @@ class TransactionStates:
         """It is not open any more. What was decided is remembered, unless that is UNKNOWN."""
         self._open.pop(half.msg_id, None)
         self._decided.pop(half.msg_id, None)
-        if state is not TransactionState.UNKNOWN:
-            self._decided[half.msg_id] = _Decision(state, half.broker_name)
-            if len(self._decided) > REMEMBERED:
-                del self._decided[next(iter(self._decided))]
+        self._unconfirmed.pop(half.msg_id, None)
+        if state is TransactionState.COMMIT:
+            self._unconfirmed[half.msg_id] = _Decision(state, half.broker_name)
+        elif state is TransactionState.ROLLBACK:
+            self._remember(half.msg_id, _Decision(state, half.broker_name))
+
+    def confirmed(self, msg_id: str) -> None:
+        """A broker has confirmed that it is committed."""
+        decision = self._unconfirmed.pop(msg_id, None)
+        if decision is not None:
+            self._remember(msg_id, decision)
+
+    def _remember(self, msg_id: str, decision: _Decision) -> None:
+        self._decided[msg_id] = decision
+        if len(self._decided) > REMEMBERED:
+            del self._decided[next(iter(self._decided))]
 
     def asked(self, copy: Half) -> TransactionState | None:
         """How the transaction stands whose half message a broker asks about; None when that is not known.
@@ -90,7 +103,7 @@ class TransactionStates:
                 half.queue_offset = copy.queue_offset
                 half.commit_log_offset = copy.commit_log_offset
             return TransactionState.UNKNOWN
-        decision = self._decided.get(copy.msg_id)
+        decision = self._unconfirmed.get(copy.msg_id) or self._decided.get(copy.msg_id)
         if copy.msg_id in self.ending:
             return (
                 TransactionState.UNKNOWN

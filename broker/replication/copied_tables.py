@@ -23,10 +23,13 @@ from pymq.protocol.headers.administration import (
 class CopiedTopics:
     """Topics: all of the master's, and only those, unless the data version says that nothing changed."""
 
-    def __init__(self, topics: TopicTable, changed: Callable[[], None]) -> None:
-        """`changed`: has the table saved."""
+    def __init__(
+        self, topics: TopicTable, changed: Callable[[], None], deleted: Callable[[list[str]], None]
+    ) -> None:
+        """`changed`: has the table saved; `deleted` gets the topics that the master has no more."""
         self._topics = topics
         self._changed = changed
+        self._deleted = deleted
 
     def take(self, body: bytes) -> None:
         """As CopiedTable.take."""
@@ -40,15 +43,23 @@ class CopiedTopics:
             self._topics.load(body.decode())
             self._topics.drop(gone)
             self._changed()
+            if gone:
+                self._deleted(gone)
 
 
 class CopiedGroups:
     """Subscription groups, as the topics."""
 
-    def __init__(self, groups: SubscriptionGroups, changed: Callable[[], None]) -> None:
-        """`changed`: has the table saved."""
+    def __init__(
+        self,
+        groups: SubscriptionGroups,
+        changed: Callable[[], None],
+        deleted: Callable[[list[str]], None],
+    ) -> None:
+        """`changed`: has the table saved; `deleted` gets the groups that the master has no more."""
         self._groups = groups
         self._changed = changed
+        self._deleted = deleted
 
     def take(self, body: bytes) -> None:
         """As CopiedTable.take."""
@@ -56,19 +67,25 @@ class CopiedGroups:
         if theirs.data_version != self._groups.data_version:
             mine = self._groups.snapshot().subscription_group_table
             self._groups.load(body.decode())
-            self._groups.drop([name for name in mine if name not in theirs.subscription_group_table])
+            gone = [name for name in mine if name not in theirs.subscription_group_table]
+            self._groups.drop(gone)
             self._changed()
+            if gone:
+                self._deleted(gone)
 
 
 class CopiedOffsets:
     """Consumer offsets: the master's are put over those of here."""
 
-    def __init__(self, offsets: ConsumerOffsetTable) -> None:
+    def __init__(self, offsets: ConsumerOffsetTable, level: Callable[[], None] = lambda: None) -> None:
+        """`level`: the log has come to where the master's ended when it told its topics and offsets."""
         self._offsets = offsets
+        self._level = level
 
     def take(self, body: bytes) -> None:
         """As CopiedTable.take."""
         self._offsets.merge(ConsumerOffsets.decode(body))
+        self._level()
 
 
 class CopiedDelayOffsets:

@@ -3,7 +3,8 @@
 Offsets point into the log, which comes on another connection, and may be late. Taken as they come, as Apache
 does, they would tell a slave that becomes the master of messages that it does not have: delayed ones would
 count as delivered whose copies are lost, and new messages would get numbers that groups have passed. So
-offsets wait here until the log has come up to where the master's ended when it told them.
+offsets wait here until the log has come up to where the master's ended when it told them. Of a master whose
+log is another one nothing is taken: the topics of messages that only this broker has would be lost.
 """
 
 from __future__ import annotations
@@ -59,7 +60,10 @@ class MasterTables:
         has_log: Callable[[int], bool],
         on_away: Callable[[], None] = lambda: None,
     ) -> None:
-        """`has_log`: whether the master's log has come up to an offset; `on_away`: it did not answer."""
+        """`has_log`: whether the master's log is being copied, and has come up to an offset.
+
+        `on_away`: the master did not answer.
+        """
         self.master_address = ""
         """`host:port` of the master; empty while it is not known: then nothing is asked."""
         self._pool = pool
@@ -69,6 +73,8 @@ class MasterTables:
         self._waiting: tuple[int, list[tuple[CopiedTable, bytes]]] | None = None
         """Where the master's log ended, and what it told before."""
         self._times_void = 0
+        self._left_out = False
+        """Something was not taken, since the log is not being copied."""
         self._told: dict[str, str] = {}
         self._is_due = asyncio.Event()
         self._soon: asyncio.TimerHandle | None = None
@@ -97,7 +103,10 @@ class MasterTables:
         loop = asyncio.get_running_loop()
         while not self._is_due.is_set() and loop.time() < until:
             self.take_waiting()
-            next_look = until if self._waiting is None else min(until, loop.time() + _LOOK_S)
+            if self._left_out and self._has_log(0):
+                return
+            is_all_taken = self._waiting is None and not self._left_out
+            next_look = until if is_all_taken else min(until, loop.time() + _LOOK_S)
             try:
                 async with asyncio.timeout_at(next_look):
                     await self._is_due.wait()
@@ -108,13 +117,16 @@ class MasterTables:
         """Ask for all tables now. What fails is logged, once for each reason, and the others are taken."""
         waiting: list[tuple[CopiedTable, bytes]] = []
         times_void = self._times_void
+        self._left_out = False
         for name, request, table, needs_log in self._sources:
             try:
                 reply = await self._pool.call(self.master_address, request)
                 if needs_log:
                     waiting.append((table, reply.body))
-                else:
+                elif self._has_log(0):
                     table.take(reply.body)
+                else:
+                    self._left_out = True
             except PymqError as error:
                 self._tell(name, error)
                 if isinstance(error, TransportError):

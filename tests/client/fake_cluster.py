@@ -411,13 +411,18 @@ class FakeBroker:
 
 
 class FakeCluster:
-    """One name server and some brokers. `queues` is how many of each topic every broker has."""
+    """One name server and some brokers. `queues` is how many of each topic every broker has.
+
+    Attributes:
+        has_masters: whether the name server tells brokers as masters, or as slaves.
+    """
 
     def __init__(self, brokers: int = 1, topics: tuple[str, ...] = ("orders",), queues: int = 4) -> None:
         self.brokers = [FakeBroker(f"broker-{'abcdef'[index]}") for index in range(brokers)]
         self.topics = list(topics)
         self.queue_nums = queues
         self.asked: list[str] = []
+        self.has_masters = True
         self.name_servers = ""
         self._server = Server(SystemNetwork())
 
@@ -458,7 +463,10 @@ class FakeCluster:
         nums = 1 if topic.startswith("%RETRY%") else self.queue_nums
         route = TopicRouteData(
             [QueueData(broker.name, nums, nums, 6) for broker in self.brokers],
-            [BrokerData(broker.name, "c", {0: broker.address}) for broker in self.brokers],
+            [
+                BrokerData(broker.name, "c", {0 if self.has_masters else 1: broker.address})
+                for broker in self.brokers
+            ],
         )
         return Answer(body=route.encode(standard_json=True))
 

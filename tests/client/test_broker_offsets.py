@@ -137,7 +137,6 @@ async def test_a_broker_that_was_killed_is_told_again_what_it_may_have_forgotten
     assert await offsets.read(queue(1)) == 7
     stands = {queue(0): 5, queue(1): 7}
     await offsets.commit(stands, wait=True)
-    offsets.confirm(stands)
     await offsets.commit(stands, wait=False)
     assert asked(broker) == [("orders", 0, 5)]
 
@@ -147,11 +146,24 @@ async def test_a_broker_that_was_killed_is_told_again_what_it_may_have_forgotten
     await pool.connection(broker.address)
     await offsets.commit(stands, wait=True)
     assert asked(broker) == [("orders", 0, 5)]  # another member may have come further meanwhile
+    offsets.confirm(stands)
     for _ in range(2):
-        offsets.confirm(stands)
         await offsets.commit(stands, wait=False)
     # Once; and what was only read is not written back.
     assert asked(broker) == [("orders", 0, 5), ("orders", 0, 5)]
+
+
+async def test_what_a_former_owner_sets_back_too_late_is_said_again(
+    broker: FakeBroker, pool: Pool, routes: _Routes, offsets: BrokerOffsets
+) -> None:
+    """One whose loop was blocked gives a queue up when the new owner has consumed it already."""
+    former = BrokerOffsets(pool, cast(RouteCache, routes), "g", timeout_s=1.0, wait_s=0.2)
+    await offsets.commit({queue(0): 9}, wait=True)
+    await former.commit({queue(0): 5}, wait=True)
+    assert broker.offsets["g", "orders", 0] == 5
+    offsets.confirm([queue(0)])
+    await offsets.commit({queue(0): 9}, wait=False)
+    assert broker.offsets["g", "orders", 0] == 9
 
 
 async def test_a_master_that_is_back_is_told_what_its_slave_was_told(

@@ -19,6 +19,7 @@ from pymq.client import (
     NameServersUnreachable,
     RouteNotFound,
     SendFailed,
+    SendResult,
     SendStatus,
 )
 from pymq.errors import CallTimeout, ConfigError, ConnectFailed, ResponseError
@@ -166,6 +167,18 @@ async def test_sending_goes_on_when_a_broker_is_back(cluster: FakeCluster) -> No
         assert (await mq.send("orders", b"x")).status is SendStatus.SEND_OK
 
 
+async def test_a_master_that_goes_between_two_attempts_is_named() -> None:
+    settings = msgspec.structs.replace(FAST, send_retries=9, retry_pause_s=0.2)
+    async with FakeCluster() as one, Client(one.name_servers, settings=settings) as patient:
+        await patient.send("orders", b"x")
+        await one.brokers[0].stop()
+        one.has_masters = False  # a slave of it is left
+        with pytest.raises(SendFailed, match=r"attempts in .* \(broker-a, broker-a") as error:
+            await patient.send("orders", b"x", timeout=9)
+    assert len(error.value.attempts) < 10  # it did not go on without a route
+    assert error.value.hint
+
+
 async def test_the_next_name_server_is_asked_when_one_is_dead(cluster: FakeCluster) -> None:
     addresses = f"127.0.0.1:1;{cluster.name_servers};127.0.0.1:2"
     for _ in range(3):
@@ -299,6 +312,31 @@ async def test_messages_without_waiting_keep_their_order(cluster: FakeCluster, m
     await mq.flush()
     stored = [decode_record(record).body for record in cluster.brokers[0].queues["orders", 1]]
     assert stored == [str(index).encode() for index in range(50)]
+
+
+async def test_messages_of_one_shard_keep_their_order_though_the_route_is_learnt_meanwhile(
+    cluster: FakeCluster, mq: Client
+) -> None:
+    sent = []
+    for index in range(300):
+        sent.append(mq.send_nowait("orders", str(index), shard_by="o-1"))
+        await asyncio.sleep(0)
+    offsets = [result.queue_offset for result in await asyncio.gather(*sent)]
+    assert offsets == list(range(300))
+
+
+async def test_messages_of_one_shard_keep_their_order_though_a_long_one_is_compressed(
+    cluster: FakeCluster, mq: Client
+) -> None:
+    long = bytes(500_000)
+    bodies = [long if index % 4 == 0 else b"short" for index in range(12)]
+    for options in ({"shard_by": "o-1"}, {"queue": queue(3)}, {"queue": lambda queues: queues[-1]}):
+        sent = [mq.send_nowait("orders", body, **options) for body in bodies]
+        sent[4].cancel()  # that holds up nobody
+        results = await asyncio.gather(*sent, return_exceptions=True)
+        offsets = [result.queue_offset for result in results if isinstance(result, SendResult)]
+        assert len(offsets) == 11
+        assert offsets == sorted(offsets)
 
 
 async def test_a_oneway_message_arrives_and_nobody_waits_for_it(cluster: FakeCluster, mq: Client) -> None:

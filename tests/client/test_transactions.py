@@ -19,6 +19,7 @@ from pymq.client import (
     SendFailed,
     TransactionState,
     TransactionUnsettled,
+    transaction_states,
 )
 from pymq.client.transaction_checks import Checker
 from pymq.errors import ConfigError, ConnectFailed, ResponseError
@@ -319,6 +320,23 @@ async def test_a_commit_that_nobody_confirmed_says_so_and_is_repeated_when_the_b
         await wait_for(lambda: sum(cluster.bodies()) == 1)
         assert ends(broker)[-1] == copy
     assert checker.asked == []
+
+
+async def test_an_unconfirmed_commit_is_remembered_whatever_is_committed_since(
+    cluster: FakeCluster, broker: FakeBroker, mq: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transaction_states, "REMEMBERED", 5)
+    broker.refusals[END] = [ResponseError(ResponseCode.SYSTEM_ERROR, "no")]
+    with pytest.raises(TransactionUnsettled):
+        async with mq.transaction("orders", b"first"):
+            pass
+    for _ in range(10):
+        async with mq.transaction("orders", b"x"):
+            pass
+    copy = broker.check(await connection_of(mq, broker), 0)
+    await wait_for(lambda: len(ends(broker)) == 12)
+    assert ends(broker)[-1] == copy
+    assert sum(cluster.bodies()) == 11
 
 
 async def connection_of_anew(client: Client, broker: FakeBroker) -> Connection:

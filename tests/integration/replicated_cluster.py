@@ -20,6 +20,7 @@ from pymq.namesrv.app import NameServer
 from pymq.namesrv.namesrv_config import NamesrvConfig
 from pymq.network import SystemNetwork
 from pymq.protocol.codes import ResponseCode
+from pymq.store.deleted_queues import DELETED
 from pymq.system_disk import SystemDisk
 from pymq.transport.pool import Pool
 from tests.broker.asking import pull, records, send
@@ -78,6 +79,10 @@ class Cluster:
         """A commit log as it lies on the disk, without the room behind it."""
         files = sorted((self._folder / folder / "commitlog").iterdir())
         return b"".join(file.read_bytes() for file in files).rstrip(b"\0")
+
+    def queues(self, folder: str) -> set[str]:
+        """The topics of the queues that lie on the disk."""
+        return {path.name for path in (self._folder / folder / "consumequeue").iterdir()} - {DELETED}
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ import pytest
 import pymq
 from pymq.broker.app import Broker
 from pymq.broker.broker_config import BrokerRole
+from pymq.broker.replication.metadata import MasterTables
 from pymq.client.settings import Settings
 from pymq.protocol.bodies.offsets import ConsumerOffsets
 from pymq.protocol.bodies.topic_config import TopicConfigSerializeWrapper
@@ -140,6 +141,40 @@ async def test_a_former_master_with_messages_that_its_slave_had_not_is_refused_a
     await until(lambda: "stop this slave, move its store folder away" in caplog.text)
     await stop(former)
     assert cluster.log("one") == before, "nothing is cut or copied over"
+
+
+async def test_a_former_master_that_is_refused_keeps_its_topics(
+    cluster: Cluster, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody may decide for its log: then a topic that only it has must not count as deleted."""
+    monkeypatch.setattr("pymq.broker.replication.metadata.FIRST_S", 0.1)
+    monkeypatch.setattr("pymq.broker.replication.metadata.PERIOD_S", 0.1)
+    master = await cluster.broker("one", BrokerRole.ASYNC_MASTER)
+    slave = await cluster.broker("other", BrokerRole.SLAVE)
+    await send(cluster.pool, master.address, "T", b"both")
+    await until_answered(cluster, slave, "T", 1)
+    await stop(slave)
+    await send(cluster.pool, master.address, "mine", b"only here")
+    await stop(master)
+    promoted = await cluster.broker("other", BrokerRole.ASYNC_MASTER)
+    await cluster.pool.call(promoted.address, CreateTopicRequest("another", 1, 1, 6))
+    asked: list[str] = []
+    copy = MasterTables.copy
+
+    async def noted(tables: MasterTables) -> None:
+        await copy(tables)
+        asked.append(tables.master_address)
+
+    monkeypatch.setattr(MasterTables, "copy", noted)
+    refused = await cluster.broker("one", BrokerRole.SLAVE)
+    await until(lambda: "nothing is copied" in caplog.text)
+    await until(lambda: len(asked) >= 2)
+    await stop(refused)
+    await stop(promoted)
+    again = await cluster.broker("one", BrokerRole.ASYNC_MASTER)
+    reply = await cluster.pool.call(again.address, GetAllTopicConfigRequest())
+    assert "mine" in TopicConfigSerializeWrapper.decode(reply.body).topic_config_table
+    assert await until_answered(cluster, again, "mine", 1) == [b"only here"]
 
 
 async def test_a_slow_consumer_goes_on_at_its_master_when_the_suggested_slave_has_gone(

@@ -41,7 +41,7 @@ from pymq.protocol.headers.messaging import (
 )
 from pymq.protocol.message import BatchEntry, encode_batch
 from tests.broker.asking import bounds, pull, send, send_header
-from tests.integration.replicated_cluster import Cluster, cluster, until, until_answered, until_code
+from tests.integration.replicated_cluster import Cluster, cluster, stop, until, until_answered, until_code
 
 pytestmark = pytest.mark.once
 
@@ -171,6 +171,47 @@ async def test_a_topic_that_is_made_again_has_no_offsets_of_the_former_one_on_th
     assert await until_answered(cluster, slave, "T", 1) == [b"new"]
     await call(master.address, UpdateConsumerOffsetRequest("consumers", "T", 1, 1))
     await eventually(lambda: has({1: 1}))
+
+
+@pytest.mark.usefixtures("asks_often")
+async def test_what_was_deleted_on_the_master_is_not_there_again_after_a_promotion(cluster: Cluster) -> None:
+    """A group made anew would pass over messages, and a topic made anew begin with old ones."""
+    master = await cluster.broker("master", BrokerRole.ASYNC_MASTER)
+    slave = await cluster.broker("slave", BrokerRole.SLAVE)
+    call = cluster.pool.call
+    group = SubscriptionGroupConfig("leavers")
+    await call(master.address, UpdateAndCreateSubscriptionGroupRequest(), group.encode())
+    for topic in ("T", "kept"):
+        await call(master.address, CreateTopicRequest(topic, 1, 1, 6))
+        for number in range(3):
+            await send(cluster.pool, master.address, topic, b"%d" % number)
+        for name in ("leavers", "stayers"):
+            await call(master.address, UpdateConsumerOffsetRequest(name, topic, 0, 2))
+
+    async def offsets() -> set[str]:
+        return set((await tables(cluster, slave))[2])
+
+    async def has(*expected: str) -> bool:
+        return await offsets() == set(expected)
+
+    await eventually(lambda: has("T@leavers", "T@stayers", "kept@leavers", "kept@stayers"))
+    await until_answered(cluster, slave, "T", 3)
+    await call(master.address, DeleteTopicInBrokerRequest("T"))
+    await call(master.address, DeleteSubscriptionGroupRequest("leavers", remove_offset=True))
+    await eventually(lambda: has("kept@stayers"))
+    late = await cluster.broker("late", BrokerRole.SLAVE, broker_id=2)
+    await until(lambda: cluster.log("late") == cluster.log("master"))
+    for folder in ("slave", "late"):
+        await until(lambda folder=folder: cluster.queues(folder) == {"kept"})  # type: ignore[misc]
+    await stop(late)
+    await stop(master)
+    await stop(slave)
+    promoted = await cluster.broker("slave", BrokerRole.ASYNC_MASTER)
+    assert set((await tables(cluster, promoted))[2]) == {"kept@stayers"}
+    await call(promoted.address, CreateTopicRequest("T", 1, 1, 6))
+    await send(cluster.pool, promoted.address, "T", b"new")
+    assert await until_answered(cluster, promoted, "T", 1) == [b"new"]
+    assert await until_answered(cluster, promoted, "kept", 3) == [b"0", b"1", b"2"]
 
 
 async def test_where_the_master_suggests_it_a_slow_consumer_reads_from_the_slave(cluster: Cluster) -> None:

@@ -110,6 +110,20 @@ async def test_offsets_wait_for_the_log_to_which_they_point_and_topics_do_not() 
     assert len(world.offsets.bodies) == 1
 
 
+async def test_a_slave_whose_log_is_not_copied_takes_nothing_until_it_is() -> None:
+    world = World()
+    world.log_end = -1
+    await world.tables.copy()
+    assert world.topics.bodies == world.offsets.bodies == []
+    running = asyncio.ensure_future(world.tables.run())
+    await asyncio.sleep(0)
+    world.log_end = 100
+    async with asyncio.timeout(FIRST_S / 2):
+        while not world.topics.bodies:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+    running.cancel()
+
+
 async def test_offsets_that_wait_are_not_put_off_by_newer_ones() -> None:
     world = World()
     await world.tables.copy()
