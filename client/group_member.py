@@ -326,16 +326,18 @@ class GroupMember:
         if process_queue.is_direct:
             process_queue.hand_out(message, self._clock.monotonic())
             return
+        began_s = self._clock.monotonic()
         self._delivery.hand_out(process_queue, message)
         if self._trace is not None:
-            self._trace.begin(message)
+            self._trace.begin(message, began_s)
 
     def hand_out_behind(self, message: ReceivedMessage, count: int) -> list[ReceivedMessage]:
         """Up to `count` messages that may be handled together with one that was just handed out."""
+        began_s = self._clock.monotonic()
         behind = self._delivery.hand_out_behind(message, count)
         if self._trace is not None:
             for each in behind:
-                self._trace.begin(each)
+                self._trace.begin(each, began_s)
         return behind
 
     # -- offsets ------------------------------------------------------------------------------------

@@ -240,8 +240,12 @@ class ConsumeTrace:
         self._group = group
         self._consume_timeout_s = consume_timeout_s
 
-    def begin(self, message: ReceivedMessage) -> None:
-        """Somebody begins to handle this message, which will tell how that ends."""
+    def begin(self, message: ReceivedMessage, began_s: float) -> None:
+        """Somebody began to handle this message at `began_s` (s, monotonic); it will tell how that ends.
+
+        That is to be no later than where its consume time-out counts from, or one that exceeds it by little
+        would be told as failed.
+        """
         if (
             message.source_topic == self._dispatcher.topic
             or message.properties.get(names.TRACE_ON) == "false"
@@ -250,7 +254,6 @@ class ConsumeTrace:
         request_id = self._unique_keys.next()
         msg_id = message.msg_id  # the message itself must not be held by what it holds
         keys = message.properties.get(names.KEYS)
-        began_s = self._clock.monotonic()
         self._dispatcher.append(
             SubBefore(
                 self._clock.now_ms(),

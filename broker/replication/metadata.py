@@ -145,7 +145,8 @@ class MasterTables:
         self.take_waiting()
 
     def void_offsets(self) -> None:
-        """A queue starts anew: offsets that the master told before may be of the former one. Ask again."""
+        """A queue starts anew, or the master is another one: offsets that were told before do not count. Ask
+        again."""
         self._waiting = None
         self._times_void += 1
         self.soon()

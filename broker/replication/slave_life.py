@@ -83,7 +83,7 @@ class SlaveLife:
         if answer.master_addr and answer.master_addr != self.tables.master_address:
             log.info("the master is %s", answer.master_addr)
             self.tables.master_address = answer.master_addr
-            self.tables.soon()
+            self.tables.void_offsets()  # another master's may be further than this one's log
         if answer.ha_server_addr and not self._is_fixed:
             self.replication.set_master(answer.ha_server_addr)
 
